@@ -1,0 +1,1 @@
+"""State, Task, config, optimizers and trees: what every other room stands on."""
