@@ -1,0 +1,1 @@
+"""Decoding, given a step function and a cache."""

@@ -1,0 +1,1 @@
+"""Pure losses that return one value per token or example."""

@@ -1,0 +1,1 @@
+"""Arrays or strings in, floats out."""
