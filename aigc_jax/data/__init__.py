@@ -1,0 +1,1 @@
+"""Sources and pipelines: a batch is a pure function of the step."""
