@@ -1,0 +1,1 @@
+"""Evaluators: weights in, named floats out."""

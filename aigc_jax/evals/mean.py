@@ -1,0 +1,58 @@
+"""The exact mean of every metric over a whole split."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from aigc_jax.core.task import Metrics, Weights
+from aigc_jax.errors import UserError, nearest
+
+
+def make(
+    context: Any,
+    *,
+    split: str = "validation",
+    limit: int = 0,
+) -> Callable[[Weights, int], dict[str, float]]:
+    """Makes an evaluator that goes through a split once; nothing is dropped, padding counts zero.
+
+    Sums are taken in float64 over batches, so the answer depends on the batch size by rounding
+    alone.
+
+    Args:
+      context: what the wiring knows; reads `data`, `eval_batch` (compiled) and `finish`.
+      split: its name in the data.
+      limit: only the first so many batches; 0 for all. The metrics are then called
+        "validation_first_8/loss".
+
+    Raises:
+      UserError: no such split.
+    """
+    if split not in context.data.splits:
+        known = list(context.data.splits)
+        raise UserError(
+            f"evals: the data has no split '{split}'; it has {', '.join(known)}."
+            f"{nearest(split, known)}"
+        )
+    part = context.data.splits[split]
+    batches = min(part.batches, limit) if limit else part.batches
+    title = f"{split}_first_{limit}" if limit else split
+
+    def evaluate(weights: Weights, step: int) -> dict[str, float]:
+        totals: dict[str, list[float]] = {}
+        # One batch is under way while the one before is added up.
+        waiting: Metrics | None = None
+        for i in range(batches + 1):
+            sent = waiting
+            if i < batches:
+                waiting = context.eval_batch(weights, part.batch, i)
+            if sent is not None:
+                for name, (total, weight) in jax.device_get(sent).items():
+                    pair = totals.setdefault(name, [0.0, 0.0])
+                    pair[0] += float(total)
+                    pair[1] += float(weight)
+        means = {name: total / weight for name, (total, weight) in totals.items() if weight}
+        return {f"{title}/{name}": value for name, value in context.finish(means).items()}
+
+    return evaluate

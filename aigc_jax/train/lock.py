@@ -1,0 +1,49 @@
+"""One process, one run folder."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aigc_jax.errors import UserError
+from aigc_jax.train.storage import storage_errors
+
+
+class Lock:
+    """Holds RUN/.lock for as long as the process lives; the system lets go when it dies.
+
+    Raises:
+      UserError: another process holds it. StorageError: the folder can't be written.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        path = workdir / ".lock"
+        with storage_errors(path):
+            self._file = open(path, "a+")  # noqa: SIM115  (held open: that is the lock)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise UserError(
+                f"{workdir} is in use by {holder}; wait for it, stop it, or choose another"
+                " --workdir."
+            ) from error
+        with storage_errors(path):
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()

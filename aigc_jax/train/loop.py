@@ -1,0 +1,402 @@
+"""The one training loop. It is handed a task and knows no family of models.
+
+At every step s, in this order: evaluate, save, look for signals, and only then draw data and take
+the next steps. So what is saved at s has been evaluated at s, and a resumed run repeats nothing.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aigc_jax.core.flops import count_flops
+from aigc_jax.core.task import State, Task, Weights, weights
+from aigc_jax.errors import UserError
+from aigc_jax.train import guard, peak, program, sharding
+from aigc_jax.train.autopsy import dump
+from aigc_jax.train.checkpoint import Checkpoints
+from aigc_jax.train.log import MetricsLog, Status
+from aigc_jax.train.meter import Meter
+from aigc_jax.train.progress import Progress
+from aigc_jax.train.settings import Settings
+from aigc_jax.train.signals import Interrupted, Signals
+
+Evaluator = Callable[[Weights, int], dict[str, float]]
+
+_CALL_SECONDS = 0.25  # a dispatch lasts about this long: a signal is answered that soon
+
+
+class BadNumbers(UserError):
+    """The run met a NaN or a spike and its policy was to stop, or it met too many."""
+
+    exit_code = 3
+
+
+class Outcome(NamedTuple):
+    """How a run ended: "finished" or "stopped" (by the signal `reason`), and with what."""
+
+    kind: str
+    reason: str
+    state: State
+    last: dict[str, float]
+
+
+class _Call(NamedTuple):
+    """A dispatch whose metrics have not been fetched."""
+
+    first: int
+    n: int
+    metrics: Any
+
+
+class Loop:
+    """One run. `run()` starts it or goes on with it.
+
+    Args:
+      task: what is learned.
+      batch_at: step -> this host's rows of the batch, as NumPy arrays.
+      evaluators: by name; each gives metrics, named whole ("validation/loss").
+      placement: the mesh and its rules.
+      settings: the section `run`.
+      hyper: the section `hyper`.
+      workdir: the run folder; it exists and is ours.
+      signals: installed by the caller.
+      config: the whole config, for the loggers.
+      unit: what the weight of the metric "loss" counts, "tokens" or "images".
+      changed_hyper: names in `hyper` whose configured value replaces the restored one.
+      prepare: changes a fresh state (weights from another run).
+      command: what to type to go on.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batch_at: Callable[[int], dict[str, np.ndarray]],
+        evaluators: Mapping[str, Evaluator],
+        placement: sharding.Placement,
+        *,
+        settings: Settings,
+        hyper: Mapping[str, float],
+        workdir: Path,
+        signals: Signals,
+        config: Mapping[str, Any],
+        unit: str = "examples",
+        changed_hyper: tuple[str, ...] = (),
+        prepare: Callable[[State], State] = lambda state: state,
+        command: str = "",
+    ) -> None:
+        settings.check()
+        self.task, self.batch_at, self.evaluators = task, batch_at, evaluators
+        self.placement, self.settings, self.workdir = placement, settings, workdir
+        self.signals, self.config, self.unit = signals, config, unit
+        self.hyper, self.changed_hyper, self.prepare = dict(hyper), changed_hyper, prepare
+        self.command = command
+        self._init = guard.guarded_init(task.init)
+        self._step = guard.guarded_step(task.step, policy=settings.on_bad, spike=settings.spike)
+        self.step = 0
+        self.shift = 0  # batches that rollbacks have passed over
+        self.bad = 0
+        self.evaluated: int | None = None
+        self.last: dict[str, float] = {}
+        self.meter = Meter()
+        self._pending: _Call | None = None
+        self._wall_before, self._born = 0.0, time.perf_counter()
+        self._last_save = self._born
+
+    # --- beginning ---------------------------------------------------------------------------
+
+    def _fresh(self) -> tuple[Any, ...]:
+        arrays = {name: np.float32(value) for name, value in self.hyper.items()}
+        return jax.random.key(self.settings.seed), arrays
+
+    def _open(self) -> None:
+        """Restores the newest checkpoint, or makes a new state."""
+        self.step, self.shift, self.evaluated = 0, 0, None
+        self.meter.clear()
+        abstract = jax.eval_shape(self._init, *self._fresh())
+        restored = self.checkpoints.restore(abstract, self.placement.state(abstract))
+        if restored is None:
+            self.state = self.prepare(sharding.create(self.placement, self._init, *self._fresh()))
+            return
+        self.state, notes = restored
+        values = {n: np.float32(self.hyper[n]) for n in self.changed_hyper}
+        if values:
+            new = {n: jax.device_put(v, self.state.hyper[n].sharding) for n, v in values.items()}
+            self.state = self.state.replace(hyper={**self.state.hyper, **new})
+        self.step = int(self.state.step)
+        self.shift, self.evaluated = notes["shift"], notes["evaluated"]
+        self.bad = max(self.bad, notes["bad"])
+        self.meter.sums = {name: list(pair) for name, pair in notes["window"].items()}
+        self.last = {name: float(value) for name, value in notes["last"].items()}
+        self._wall_before = max(self._wall_before, notes["wall"])
+
+    def _open_log(self) -> None:
+        self.log = MetricsLog(
+            self.workdir,
+            keep_to=self.step if self.step else None,
+            keep_evaluation=self.evaluated == self.step,
+            tensorboard=self.settings.tensorboard,
+            wandb=self.settings.wandb,
+            config=self.config,
+            run_name=self.workdir.name,
+        )
+
+    def _compile(self) -> None:
+        batch = self.batch_at(self.step + self.shift)
+        hosts = jax.process_count()
+        shape = {
+            name: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype)
+            for name, x in batch.items()
+        }
+        rows = next(iter(shape.values())).shape[0]
+        if rows % self.placement.data_shards:
+            raise UserError(
+                f"run.batch_size={rows} is not a multiple of the {self.placement.data_shards}"
+                " parts that the mesh splits a batch into."
+            )
+        abstract = jax.eval_shape(lambda s: s, self.state)
+        start = time.perf_counter()
+        self.program = program.build(
+            self._step, abstract, shape, self.placement, self.settings.steps_per_call
+        )
+        self.compile_seconds = time.perf_counter() - start
+        self.flops = count_flops(self._step, abstract, shape)
+        self.peak = peak.Peak()
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Trains to the end, or until a signal.
+
+        Raises:
+          BadNumbers: see `Settings.on_bad`. StorageError: the disk; the last checkpoint is whole.
+        """
+        s = self.settings
+        self.status = Status(self.workdir)
+        self._write_status("running", "starting")
+        self.checkpoints = Checkpoints(
+            self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best,
+            warn=lambda line: print(f"aigc: warning: {line}", flush=True),
+        )  # fmt: skip
+        try:
+            self._open()
+            self._open_log()
+            with Progress(s.steps, self.step, unit="steps") as self.progress:
+                if self.step:
+                    self.progress.note(f"resumed {self.workdir} at step {self.step}")
+                if self.step < s.steps and not self.signals.asked:
+                    self.progress.doing("compiling")
+                    self._compile()
+                    self.progress.doing("")
+                reason = self._steps()
+        except BaseException as error:
+            self._write_status("failed", str(error).split("\n")[0] or type(error).__name__)
+            raise
+        finally:
+            self.checkpoints.close()
+            if hasattr(self, "log"):
+                self.log.close()
+        kind = "stopped" if reason else "finished"
+        self._write_status(kind, reason)
+        return Outcome(kind, reason, self.state, self.last)
+
+    def _steps(self) -> str:
+        """Runs until the end (returns "") or a signal (returns its name)."""
+        self.meter.start()
+        while True:
+            try:
+                if self._due(self.settings.eval_every) and self.evaluated != self.step:
+                    self._drain()
+                    self._evaluate()
+                ended, asked = self.step >= self.settings.steps, self.signals.asked
+                if ended or asked or self._save_due():
+                    self._save()
+                if ended or asked:
+                    self.checkpoints.finish()
+                    return "" if ended and self.evaluated == self.step else asked or ""
+                self._advance(self._how_many())
+            except _Rollback as bad:
+                self._roll_back(bad)
+
+    def _save_due(self) -> bool:
+        minutes = (time.perf_counter() - self._last_save) / 60
+        late = bool(self.settings.save_minutes) and minutes > self.settings.save_minutes
+        return late or (self.step > 0 and self._due(self.settings.save_every))
+
+    def _due(self, every: int) -> bool:
+        return self.step >= self.settings.steps or bool(every and self.step % every == 0)
+
+    def _how_many(self) -> int:
+        """Steps of the next dispatch: to the next boundary, and not for too long."""
+        s = self.settings
+        marks = [e - self.step % e for e in (s.log_every, s.eval_every, s.save_every) if e]
+        seconds = self.meter.step_seconds
+        quick = int(_CALL_SECONDS / seconds) if seconds else 1
+        return max(1, min(self.program.capacity, s.steps - self.step, quick, *marks))
+
+    def _advance(self, n: int) -> None:
+        """Sends n steps to the devices, then reads the metrics of the dispatch before."""
+        with self.meter.timed("data"):
+            rows = [self.batch_at(self.step + self.shift + i) for i in range(n)]
+        with self.meter.timed("dispatch"):
+            batches = program.stack(rows, self.program.capacity, self.placement)
+            self.state, metrics = self.program.run(self.state, batches, np.int32(n))
+        before, self._pending = self._pending, _Call(self.step, n, metrics)
+        self.step += n
+        if before is not None:
+            self._read(before)
+
+    def _drain(self) -> None:
+        """Reads the metrics that are still on the devices."""
+        if self._pending is not None:
+            before, self._pending = self._pending, None
+            self._read(before)
+
+    def _read(self, call: _Call) -> None:
+        with self.meter.timed("wait"):
+            metrics = jax.device_get(call.metrics)
+        self.meter.done(call.n)
+        for i in range(call.n):
+            values = {name: (float(a[i]), float(b[i])) for name, (a, b) in metrics.items()}
+            if values["bad"][0]:
+                self._on_bad(call.first + i, {name: pair[0] for name, pair in values.items()})
+            else:
+                self.meter.add(values)
+        end = call.first + call.n
+        if end >= self.settings.steps or (
+            self.settings.log_every and end % self.settings.log_every == 0
+        ):
+            self._log_row(end)
+        else:
+            self.progress.advance(end)
+
+    # --- what happens at boundaries ----------------------------------------------------------
+
+    @property
+    def wall(self) -> float:
+        """Seconds of this run over all its starts."""
+        return self._wall_before + time.perf_counter() - self._born
+
+    def _log_row(self, step: int) -> None:
+        row = {f"train/{name}": v for name, v in self.task.finish(self.meter.means()).items()}
+        row |= self.meter.speeds(self.unit, self.flops, self.peak.value)
+        if self.bad:
+            row["train/bad_total"] = float(self.bad)
+        self.log.write(step, row, self.wall)
+        self.last.update(row)
+        shown = {
+            "loss": row.get("train/loss", math.nan),
+            "grad": row.get("train/grad_norm", math.nan),
+            "lr": row.get("train/lr", math.nan),
+            f"{self.unit}/s": row[f"speed/{self.unit}_per_s"],
+            **({"mfu": row["speed/mfu"]} if "speed/mfu" in row else {}),
+        }
+        self.progress.update(step, shown, row["time/step"])
+        self._write_status("running", "")
+        self.meter.clear()
+
+    def _evaluate(self) -> None:
+        """Runs all evaluators; a signal gives it up, and the next start evaluates here again."""
+        self.progress.doing("evaluating")
+        row: dict[str, float] = {}
+        judged = weights(self.state)
+        try:
+            for evaluate in self.evaluators.values():
+                self.signals.raise_if_asked()
+                row.update(evaluate(judged, self.step))
+        except Interrupted:
+            return
+        finally:
+            self.progress.doing("")
+            if hasattr(self, "peak"):
+                self.peak.measure()
+            self.meter.start()
+        if row:
+            self.log.write(self.step, row, self.wall)
+            self.last.update(row)
+            words = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+            self.progress.note(f"step {self.step}  {words}")
+        self.evaluated = self.step
+
+    def _save(self) -> None:
+        self._drain()
+        self.log.flush()
+        notes = {
+            "shift": self.shift,
+            "bad": self.bad,
+            "evaluated": self.evaluated,
+            "wall": self.wall,
+            "window": self.meter.sums,
+            "last": {name: repr(float(value)) for name, value in self.last.items()},
+        }
+        self.checkpoints.save(self.state, notes, self.last)
+        self._last_save = time.perf_counter()
+        self.meter.start()
+
+    def _write_status(self, state: str, reason: str) -> None:
+        eta = self.progress.eta if hasattr(self, "progress") else None
+        self.status.write(
+            state, reason=reason, step=self.step, steps=self.settings.steps, wall=self.wall,
+            eta_s=eta, last=self.last, next="" if state == "finished" else self.command,
+        )  # fmt: skip
+
+    # --- bad numbers -------------------------------------------------------------------------
+
+    def _on_bad(self, step: int, metrics: dict[str, float]) -> None:
+        """Counts a bad step; dumps what made it; stops, or goes back behind it."""
+        policy = self.settings.on_bad
+        self.bad += 1
+        what = f"step {step}: loss {metrics['loss']:.4g}, gradient norm " + format(
+            metrics.get("grad_norm", math.nan), ".4g"
+        )
+        if policy == "skip" and self.bad <= self.settings.max_bad:
+            folder = dump(self.workdir, step, metrics, self.batch_at(step + self.shift))
+            self.progress.note(f"bad numbers at {what}; skipped, see {folder}")
+            return
+        self._pending = None
+        state = self._replay(step)
+        batch = self.batch_at(step + self.shift)
+        folder = dump(self.workdir, step, metrics, batch, state=state, step_fn=self.task.step)
+        if policy != "rollback" or self.bad > self.settings.max_bad:
+            raise BadNumbers(
+                f"bad numbers at {what}; stopped ({self.bad} in all). The batch and the first"
+                f" non-finite tensor are in {folder}. Lower hyper.lr, set hyper.clip_norm, or set"
+                " run.on_bad to skip or rollback (with --allow-change=run.on_bad)."
+            )
+        raise _Rollback(step, what)
+
+    def _roll_back(self, bad: "_Rollback") -> None:
+        """Goes on from the last checkpoint, with the batches that follow the bad one."""
+        shift = self.shift
+        self._open()
+        self.shift = shift + bad.step - self.step + 1
+        self.log.close()
+        self._open_log()
+        self.progress.note(f"bad numbers at {bad.what}; back to step {self.step}")
+        self.meter.start()
+
+    def _replay(self, step: int) -> State:
+        """Returns the state before `step`, by going through the steps since the checkpoint."""
+        shift = self.shift
+        self.checkpoints.finish()
+        self._open()
+        self.shift = shift
+        while self.step < step:
+            batches = program.stack(
+                [self.batch_at(self.step + shift)], self.program.capacity, self.placement
+            )
+            self.state, _ = self.program.run(self.state, batches, np.int32(1))
+            self.step += 1
+        return self.state
+
+
+class _Rollback(Exception):
+    """Unwinds to the loop, which goes on from the last checkpoint behind the bad batch."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
+        self.step, self.what = step, what

@@ -1,0 +1,91 @@
+"""The compiled program of the loop: several steps per dispatch, the state donated."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aigc_jax.core.task import Batch, Metrics, State
+from aigc_jax.train.sharding import Placement, put
+
+_MOST_STEPS = 64
+_MOST_BYTES = 32 << 20  # of stacked batches, waiting on the devices
+
+
+class Program(NamedTuple):
+    """`run(state, batches, n)` takes n steps, 1 <= n <= `capacity`, and returns stacked metrics.
+
+    One program for every n, so that a step's bits do not depend on where the loop paused.
+    """
+
+    run: Callable[[State, Batch, Any], tuple[State, Metrics]]
+    capacity: int
+    compiled: Any  # jax.stages.Compiled, for its memory analysis
+
+
+def capacity(steps_per_call: int, arrays: Mapping[str, Any]) -> int:
+    """Returns the most steps of one dispatch: as set, or as many as small batches allow.
+
+    Args:
+      steps_per_call: 0 chooses. arrays: of one batch, by name; their shapes and dtypes are read.
+    """
+    size = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in arrays.values())
+    return steps_per_call or max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, size)))
+
+
+def build(
+    step: Callable[[State, Batch], tuple[State, Metrics]],
+    abstract_state: State,
+    abstract_batch: Mapping[str, Any],
+    placement: Placement,
+    steps_per_call: int,
+) -> Program:
+    """Compiles the program before anything is run.
+
+    Args:
+      step: a task's step, guarded.
+      abstract_state: shapes and dtypes. abstract_batch: those of one GLOBAL batch.
+      placement: where both live. steps_per_call: 0 chooses.
+    """
+    most = capacity(steps_per_call, abstract_batch)
+    shapes = jax.eval_shape(step, abstract_state, abstract_batch)[1]
+
+    def several(state: State, batches: Batch, n: jax.Array) -> tuple[State, Metrics]:
+        def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+            state, stacked = carry
+            state, metrics = step(state, jax.tree.map(lambda x: x[i], batches))
+            return state, jax.tree.map(lambda rows, m: rows.at[i].set(m), stacked, metrics)
+
+        stacked = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+        if most == 1:
+            return body(jnp.int32(0), (state, stacked))
+        return jax.lax.fori_loop(0, n, body, (state, stacked))
+
+    where = placement.state(abstract_state)
+    stacked_batch = {
+        name: jax.ShapeDtypeStruct((most, *x.shape), x.dtype) for name, x in abstract_batch.items()
+    }
+    compiled = (
+        jax.jit(
+            several,
+            donate_argnums=0,
+            in_shardings=(where, placement.batches(), placement.replicated()),
+            out_shardings=(where, placement.replicated()),
+        )
+        .lower(abstract_state, stacked_batch, jax.ShapeDtypeStruct((), jnp.int32))
+        .compile()
+    )
+    return Program(compiled, most, compiled)
+
+
+def stack(rows: list[dict[str, np.ndarray]], most: int, placement: Placement) -> Batch:
+    """Stacks this host's rows of up to `most` batches, padded with zeros, on the devices."""
+    missing = most - len(rows)
+    stacked = {
+        name: np.stack([row[name] for row in rows] + [np.zeros_like(rows[0][name])] * missing)
+        for name in rows[0]
+    }
+    return put(stacked, placement.batches())  # type: ignore[no-any-return]

@@ -1,0 +1,57 @@
+"""SIGTERM and Ctrl-C: the first asks for a saved stop, the second ends the process at once."""
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """A signal came while something was running that can be given up, such as an evaluation."""
+
+
+class Signals:
+    """Records the first signal; the loop polls `asked` wherever it may stop.
+
+    A context manager: the handlers that stood before come back at the end. XLA compiles without
+    looking at Python, so a signal that comes then is seen right after.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.asked:
+            # write, not print: a handler may interrupt a print half-way.
+            os.write(2, b"\naigc: stopped at once; the last checkpoint is whole.\n")
+            os._exit(130)
+        self.asked = name
+        os.write(2, f"\naigc: {name}: saving, then stopping (again to stop at once).\n".encode())
+
+    def raise_if_asked(self) -> None:
+        """Raises Interrupted when a signal has come."""
+        if self.asked:
+            raise Interrupted(self.asked)
+
+    def interruptible(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Wraps what an evaluator calls again and again, so that it can be given up between."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> T:
+            self.raise_if_asked()
+            return function(*args, **kwargs)
+
+        return wrapped
