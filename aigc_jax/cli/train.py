@@ -1,0 +1,181 @@
+"""`aigc train CONFIG`: starts a run, or goes on with it."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from aigc_jax.cli import front, wire
+from aigc_jax.core import config
+from aigc_jax.errors import UserError
+
+STOPPED = 75  # as EX_TEMPFAIL: the same command goes on
+DEBUG = (
+    "--config.run.steps=20",
+    "--config.run.log_every=1",
+    "--config.run.eval_every=10",
+    "--config.run.save_every=10",
+)
+
+
+def add(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train, or go on with a run: the same command again resumes it",
+        description="Exit codes: 0 finished; 2 a mistake in what was asked; 3 stopped on bad"
+        " numbers; 4 the disk; 75 stopped by a signal, saved: the same command goes on.",
+    )
+    front.add_config_arguments(parser)
+    parser.add_argument("--workdir", type=Path, help="the run folder (default: runs/RECIPE)")
+    parser.add_argument("--debug", action="store_true", help="20 steps, everything logged")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, print it, write nothing"
+    )
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="PATH",
+        help="resume although this setting (or section) of the run has changed",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains."""
+    overrides = [*(DEBUG if args.debug else ()), *args.overrides]
+    cfg = config.load(args.config, overrides)
+    workdir = args.workdir or default_workdir(args.config, args.debug)
+    if args.dry_run:
+        return _dry_run(cfg)
+    changed = _check_resume(cfg, workdir, args.allow_change)
+    built = wire.parts(cfg)
+
+    from aigc_jax.train.lock import Lock
+    from aigc_jax.train.signals import Signals
+    from aigc_jax.train.storage import storage_errors
+
+    with storage_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with Lock(workdir), Signals() as signals:
+        return _train(built, workdir, signals, changed)
+
+
+def default_workdir(spec: str, debug: bool) -> Path:
+    """Returns runs/RECIPE, or runs/RECIPE-debug."""
+    path, _, argument = spec.partition(":")
+    name = "-".join(filter(None, [Path(path).stem, argument, "debug" if debug else ""]))
+    return Path("runs") / name
+
+
+def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...]:
+    """Compares the config with the one that the run folder was started with.
+
+    Returns:
+      The names in `hyper` that were allowed to change.
+
+    Raises:
+      UserError: something else has changed; the differences are listed.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        return ()
+    differences = config.diff(config.from_json(path.read_text()), cfg)
+    known = [name for name, _, _ in differences]
+    refused = [
+        d for d in differences if not any(d[0] == a or d[0].startswith(f"{a}.") for a in allowed)
+    ]
+    if refused:
+        words = "; ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in refused)
+        raise UserError(
+            f"{workdir} holds a run with another config ({words}). Give another --workdir, or"
+            f" --allow-change={refused[0][0]} to go on with the new value."
+        )
+    return tuple(n.removeprefix("hyper.") for n in known if n.startswith("hyper."))
+
+
+def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, ...]) -> int:
+    import functools
+
+    import jax
+
+    from aigc_jax.data.prefetch import Prefetcher
+    from aigc_jax.report.folder import Run
+    from aigc_jax.report.html import render
+    from aigc_jax.train.environment import environment
+    from aigc_jax.train.evaluation import write_sample
+    from aigc_jax.train.loop import Loop
+    from aigc_jax.train.program import capacity
+    from aigc_jax.train.storage import storage_errors
+
+    command = shlex.join(["aigc", *sys.argv[1:]])
+    _write_folder(built, workdir, environment())
+    shard = (jax.process_index(), jax.process_count())
+    most = capacity(built.settings.steps_per_call, built.data.spec.arrays)
+    with Prefetcher(lambda step: built.data.batch(step, shard), 0, depth=2 * most) as prefetcher:
+        loop = Loop(
+            built.task,
+            prefetcher.get,
+            wire.evaluators(built, signals, functools.partial(write_sample, workdir)),
+            built.placement,
+            settings=built.settings,
+            hyper=built.config["hyper"],
+            workdir=workdir,
+            signals=signals,
+            config=built.config,
+            unit=built.data.spec.facts.get("unit", "examples"),
+            changed_hyper=changed,
+            prepare=wire.initial_weights(built.config["init_from"]),
+            command=command,
+        )
+        outcome = loop.run()
+    with storage_errors(workdir):
+        (workdir / "report.html").write_text(render(Run(workdir)), encoding="utf-8")
+    print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
+          f"{workdir / 'report.html'}")  # fmt: skip
+    if outcome.kind == "stopped":
+        print(f"stopped by {outcome.reason}; to go on: {command}")
+        return STOPPED
+    return 0
+
+
+def _write_folder(built: wire.Parts, workdir: Path, environment: dict[str, Any]) -> None:
+    """Writes what describes the run, before its first step."""
+    from aigc_jax.train.log import strict
+    from aigc_jax.train.storage import write_atomic
+
+    facts = {
+        name: value
+        for name, value in built.data.spec.facts.items()
+        if not hasattr(value, "shape") or value.shape == ()
+    }
+    floors = facts.get("floors", {})
+    files = {
+        "env.json": json.dumps(strict(environment), indent=2),
+        "data.json": json.dumps(strict({"fingerprint": built.data.fingerprint, **facts}), indent=2),
+        "floors.json": json.dumps(strict({"validation/loss": floors} if floors else {}), indent=2),
+        # Last: a folder with a config is a run.
+        "config.json": config.to_json(built.config),
+    }
+    if built.data.tokenizer is not None:
+        files["tokenizer.json"] = json.dumps(built.data.tokenizer.to_dict(), ensure_ascii=False)
+    for name, text in sorted(files.items(), key=lambda item: item[0] == "config.json"):
+        write_atomic(workdir / name, text + "\n")
+
+
+def _dry_run(cfg: Any) -> int:
+    built = wire.parts(cfg)
+    import jax
+
+    from aigc_jax.core import tree
+
+    hyper = {name: jax.ShapeDtypeStruct((), "float32") for name in built.config["hyper"]}
+    state = jax.eval_shape(built.task.init, jax.random.key(0), hyper)
+    built.placement.state(state)
+    for name, leaf in tree.named_leaves(state.params):
+        print(f"{name:60} {leaf.dtype}{list(leaf.shape)}")
+    print(f"parameters: {tree.count(state.params):,}; state: {tree.size_bytes(state):,} bytes")
+    for name, spec in built.data.spec.arrays.items():
+        print(f"batch {name}: {spec.dtype}{list(spec.shape)}")
+    print(f"mesh: {dict(built.placement.mesh.shape)}; config: {config.digest(cfg)[:12]}")
+    return 0

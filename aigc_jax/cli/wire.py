@@ -1,0 +1,181 @@
+"""From a config to the parts of a run. Only wiring: every decision is in the rooms it calls."""
+
+import ctypes
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aigc_jax.core import config
+from aigc_jax.errors import UserError
+
+
+def start_jax() -> None:
+    """Sets what must be set before JAX starts, once and in one place.
+
+    A compilation cache in the user's cache folder, kept apart by kind of CPU, since programs for
+    one CPU may not run on another; on Linux, an allocator that keeps big blocks instead of
+    returning them to the system after each operation (a third off a small model's step on CPU).
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aigc_jax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / _cpu_kind()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        except (OSError, AttributeError):
+            pass  # another C library, without the knob
+
+
+def _cpu_kind() -> str:
+    """A short name for the instruction sets of this CPU."""
+    import hashlib
+
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return hashlib.sha256(flags.encode()).hexdigest()[:12]
+
+
+class Parts(NamedTuple):
+    """The parts of a run, made from its config."""
+
+    config: dict[str, Any]
+    settings: Any  # train.loop.Settings
+    data: Any  # data.base.Data
+    task: Any  # core.task.Task
+    placement: Any  # train.sharding.Placement
+
+
+def parts(cfg: Any) -> Parts:
+    """Builds data, placement, optimizer and task. Imports JAX."""
+    start_jax()
+    plain = config.to_dict(cfg)
+    from aigc_jax.core import optim
+    from aigc_jax.train import sharding
+    from aigc_jax.train.settings import Settings
+
+    settings = Settings(**plain["run"])
+    settings.check()
+    placement = sharding.make(**plain["mesh"])
+    data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=settings.seed)
+    optimizer = optim.make(settings.steps, **plain["optim"])
+    task = config.build("tasks", plain["task"], spec=data.spec, optimizer=optimizer)
+    return Parts(plain, settings, data, task, placement)
+
+
+def evaluators(built: Parts, signals: Any, write_sample: Callable[[int, str], None]) -> Any:
+    """Makes the evaluators of the section `evals`, by name."""
+    from aigc_jax.train import evaluation
+
+    context = evaluation.context(built.task, built.data, built.placement, signals, write_sample)
+    return {
+        name: config.build("evals", section, context=context)
+        for name, section in built.config["evals"].items()
+    }
+
+
+def saved(run: Path) -> Parts:
+    """Builds the parts of an existing run from its own config.
+
+    Raises:
+      UserError: no run folder, or its data is no longer what it was trained on.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: it has no config.json.")
+    cfg = config.fill(config.from_json(path.read_text()), str(path))
+    config.check(cfg, str(path))
+    built = parts(cfg)
+    facts = json.loads((run / "data.json").read_text())
+    if facts["fingerprint"] != built.data.fingerprint:
+        raise UserError(
+            f"{run} was trained on other data: fingerprint {facts['fingerprint'][:12]} against"
+            f" {built.data.fingerprint[:12]} of what its config names now."
+        )
+    return built
+
+
+def initial_weights(init_from: dict[str, str]) -> Callable[[Any], Any]:
+    """Returns what puts the weights of other runs into a fresh state.
+
+    Args:
+      init_from: {"params/model": "runs/pretrained/params/model"}: a part of this run's state to a
+        run folder followed by a part of its newest checkpoint.
+
+    Raises:
+      UserError: from the function returned: no such run or part, or names and shapes that differ.
+    """
+
+    def prepare(state: Any) -> Any:
+        from aigc_jax.train.checkpoint import graft, read_subtree
+
+        for here, there in init_from.items():
+            run, mark, rest = there.partition("/params/")
+            if not mark:
+                raise UserError(
+                    f"init_from: '{there}' is no part of a run; write RUN/params/NETWORK."
+                )
+            source = read_subtree(Path(run) / "checkpoints", f"params/{rest}")
+            state = graft(state, here, source)
+            network = here.removeprefix("params/").split("/")[0]
+            if here.startswith("params/") and network in state.ema:
+                import jax
+
+                copied = jax.tree.map(lambda x: x.copy(), state.params[network])
+                state = state.replace(ema={**state.ema, network: copied})
+        return state
+
+    return prepare
+
+
+class Trained(NamedTuple):
+    """A run read back: its parts, its weights on the devices, and the step that they are of."""
+
+    parts: Parts
+    state: Any
+    weights: Any
+    step: int
+
+
+def trained(run: Path, step: int | None = None) -> Trained:
+    """Restores a run's newest checkpoint, or the one at `step`, for evaluation and sampling.
+
+    The moving average where the run keeps one. The run itself may go on meanwhile.
+
+    Raises:
+      UserError: no run folder, other data, or no such checkpoint (those there are get listed).
+    """
+    built = saved(run)
+    import jax
+    import numpy as np
+
+    from aigc_jax.core.task import weights
+    from aigc_jax.train import guard
+    from aigc_jax.train.checkpoint import Checkpoints
+
+    hyper = {name: np.float32(value) for name, value in built.config["hyper"].items()}
+    abstract = jax.eval_shape(guard.guarded_init(built.task.init), jax.random.key(0), hyper)
+    folder = run / "checkpoints"
+    there = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not there or (step is not None and step not in there):
+        which = f"at step {step}" if step is not None else "yet"
+        found = f"; it has {', '.join(map(str, there))}" if there else ""
+        raise UserError(f"{run} has no checkpoint {which}{found}.")
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        restored = checkpoints.restore(abstract, built.placement.state(abstract), step)
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise UserError(f"{run} has no checkpoint that can be read.")
+    state = restored[0]
+    return Trained(built, state, weights(state), int(state.step))

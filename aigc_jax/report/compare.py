@@ -1,0 +1,196 @@
+"""`aigc compare` and `aigc diff`: what differs between runs, and what came of it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_jax.core.units import LOOP_METRICS, clock, figure
+from aigc_jax.errors import UserError, nearest
+from aigc_jax.report.folder import Run, is_run
+from aigc_jax.report.table import table
+
+NONE = "–"
+"""Stands where a run lacks a setting or a metric."""
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Returns {dotted path: one value per config} of the settings that are not the same in all.
+
+    Where a config lacks a setting, its value is `core.config.ABSENT`.
+    """
+    from aigc_jax.core.config import diff
+
+    first, *others = configs
+    found = [{path: (a, b) for path, a, b in diff(first, other)} for other in others]
+    paths = sorted({path for pairs in found for path in pairs})
+    rows: dict[str, list[Any]] = {}
+    for path in paths:
+        own = next(pairs[path][0] for pairs in found if path in pairs)
+        rows[path] = [own, *(pairs[path][1] if path in pairs else own for pairs in found)]
+    return rows
+
+
+def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """Sets runs beside each other.
+
+    Args:
+      runs: two or more.
+      metrics: which to compare; none given: all evaluation metrics and the training loss.
+
+    Returns:
+      A dict that JSON can hold: "metrics" (names), "runs" (name, path, state, step, steps, wall in
+      seconds, fingerprint, and per metric final/final_step/best/best_step, None where a run lacks
+      it), "differences" (path to one value per run), "warnings" (sentences).
+
+    Raises:
+      UserError: fewer than two runs, or a metric that none of them has.
+    """
+    if len(runs) < 2:
+        raise UserError(f"compare needs two runs or more, got {len(runs)}.")
+    known = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(
+                f"none of the runs has a metric '{metric}'.{nearest(metric, known)} "
+                f"They have: {', '.join(known) or 'none'}"
+            )
+    chosen = list(metrics) or [
+        n for n in known if not n.startswith(LOOP_METRICS) or n == "train/loss"
+    ]
+    prints = [run.fingerprint for run in runs]
+    warnings = []
+    if len(set(prints)) > 1:
+        warnings.append("the runs saw different data: their scores can not be compared.")
+    states = [run.name for run in runs if run.state != "finished"]
+    if states:
+        warnings.append(f"not finished: {', '.join(states)}; the final numbers are the latest.")
+    return {
+        "metrics": chosen,
+        "runs": [
+            {
+                "name": run.name,
+                "path": str(run.path),
+                "state": run.state,
+                "step": run.step,
+                "steps": run.steps,
+                "wall": run.wall,
+                "fingerprint": run.fingerprint,
+                "metrics": {metric: _score(run, metric) for metric in chosen},
+            }
+            for run in runs
+        ],
+        "differences": {
+            path: [plain(value) for value in values]
+            for path, values in differences([run.config for run in runs]).items()
+        },
+        "warnings": warnings,
+    }
+
+
+def _score(run: Run, metric: str) -> dict[str, Any]:
+    final, best = run.last(metric), run.best(metric)
+    return {
+        "final": final and final[1],
+        "final_step": final and final[0],
+        "best": best and best[1],
+        "best_step": best and best[0],
+    }
+
+
+def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The folders' names, or their paths where two are called the same."""
+    names = [run["name"] for run in runs]
+    return names if len(set(names)) == len(names) else [run["path"] for run in runs]
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """Returns what `compare` found as tables for a terminal."""
+    runs = result["runs"]
+    labels = _labels(runs)
+    rows = [
+        [label, run["state"], str(run["step"]), clock(run["wall"]), run["fingerprint"][:10] or "?"]
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    parts = [table(["run", "state", "step", "trained", "data"], rows)]
+    if result["metrics"]:
+        scores = []
+        for metric in result["metrics"]:
+            for label, run in zip(labels, runs, strict=True):
+                score = run["metrics"][metric]
+                best = f"{show(score['best'])} at {score['best_step']}"
+                missing = score["final"] is None
+                final = NONE if missing else show(score["final"])
+                scores.append([metric, label, final, NONE if score["best"] is None else best])
+        parts.append(table(["metric", "run", "final", "best"], scores))
+    if result["differences"]:
+        settings = [
+            [path, *(show(value) for value in values)]
+            for path, values in result["differences"].items()
+        ]
+        parts.append(table(["setting", *labels], settings))
+    else:
+        parts.append("No setting differs.")
+    parts += [f"warning: {warning}" for warning in result["warnings"]]
+    return "\n\n".join(parts)
+
+
+def plain(value: Any) -> Any:
+    """Returns a setting as strict JSON holds it; a missing one is the text NONE."""
+    from aigc_jax.core.config import ABSENT
+
+    if value is ABSENT:
+        return NONE
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(value: Any) -> str:
+    """Returns a setting or a metric as one would type it; a long fraction with four decimals."""
+    if isinstance(value, float):
+        return repr(value) if len(repr(value)) < 8 else figure(value)
+    value = plain(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_config(spec: str) -> dict[str, Any]:
+    """Returns the configuration of a run folder, of a config.json, or of a recipe file.py[:ARG].
+
+    Raises:
+      UserError: it is none of the three.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        run = Run(path)
+        if not run.config:
+            raise UserError(f"{path} has no config.json yet: the run died before it wrote one.")
+        return run.config
+    if path.suffix == ".json" and path.is_file():
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} holds no valid JSON ({error}).") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path} holds no configuration but a {type(value).__name__}.")
+        return value
+    if path.name.split(":")[0].endswith(".py"):
+        from aigc_jax.core.config import load, to_dict
+
+        return to_dict(load(spec, ()))
+    siblings = path.parent.iterdir() if path.parent.is_dir() else []
+    raise UserError(
+        f"{spec} is neither a run folder nor a recipe (.py) nor a config.json."
+        + nearest(path.name, [item.name for item in siblings if item.suffix or is_run(item)])
+    )
+
+
+def diff_text(a: str, b: str) -> str:
+    """Returns the settings in which two runs or recipes differ, as a table."""
+    rows = differences([read_config(a), read_config(b)])
+    if not rows:
+        return "No setting differs."
+    return table(["setting", a, b], [[path, *map(show, values)] for path, values in rows.items()])
