@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax.data import store
+from aigc_jax.data.files import read_text, text_files
 from aigc_jax.errors import UserError
 
 ABOUT = "about.json"
@@ -88,13 +89,11 @@ def _check_known(name: str, contents: Iterable[bytes], recipe: Recipe | None) ->
 
 def _texts(name: str, path: Path, folder: Path, recipe: Recipe | None) -> None:
     """One example a file, or one a share of the text."""
-    from aigc_jax.data import text
-
-    files = text.text_files(path)
+    files = text_files(path)
     if recipe is not None:
         _check_known(name, (file.read_bytes() for file in files), recipe)
     for file in files:
-        if not text.read_text(file):
+        if not read_text(file):
             raise UserError(f"The text {file} is empty; expected some text in UTF-8.")
     from aigc_jax.data import writer
 
@@ -103,11 +102,11 @@ def _texts(name: str, path: Path, folder: Path, recipe: Recipe | None) -> None:
         splits = {
             part: [{"text": piece}]
             for part, piece in zip(
-                PART_NAMES, _shares(text.read_text(files[0]), recipe.shares), strict=True
+                PART_NAMES, _shares(read_text(files[0]), recipe.shares), strict=True
             )
         }
     else:
-        splits = {"train": ({"text": text.read_text(file)} for file in files)}
+        splits = {"train": ({"text": read_text(file)} for file in files)}
     version = recipe.version if recipe else OWN_VERSION
     about = f"{len(files)} text file(s) from {path.name}"
     writer.write(folder, name, version, writer.text_features(), splits, about)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from aigc_jax.data import lm, store, text
+from aigc_jax.data import lm, store
 from aigc_jax.data.base import Data
+from aigc_jax.data.files import cut
 from aigc_jax.errors import UserError, nearest
 
 CHUNK = 1000  # examples read at once
@@ -201,8 +202,8 @@ def whole_text(name: str, folder: Path, documents: str | None) -> lm.Source:
     def read() -> lm.Texts:
         splits = [list(examples(name, found, split, "text")) for split in split_sizes(found)]
         if len(splits) == 1:
-            return lm.Texts(text.cut(splits[0], documents), None)
-        return lm.Texts(text.cut(["".join("\n".join(s) for s in splits)], documents), None)
+            return lm.Texts(cut(splits[0], documents), None)
+        return lm.Texts(cut(["".join("\n".join(s) for s in splits)], documents), None)
 
     size = sum(p.stat().st_size for p in found.iterdir())
     return lm.Source(name, digest.hexdigest(), size, documents is not None, read)

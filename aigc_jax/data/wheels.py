@@ -108,7 +108,8 @@ def install(wheel: Wheel, folder: Path, local: Path | None) -> None:
         check(wheel, local)
         unpack(wheel, local, folder)
         return
-    with tempfile.TemporaryDirectory(prefix="aigc-wheel-") as temporary:
+    # Inside the folder that is being filled: what a kill leaves there is cleared with it.
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         unpack(wheel, fetch(wheel, Path(temporary)), folder)
 
 

@@ -260,10 +260,10 @@ class Run:
         whose lock can't be seen from here, or without any status.
         """
         said = str(self.status.get("state", "unknown"))
+        if said not in ("running", "unknown"):
+            return said  # it may hold its lock a moment longer, to write its report
         if self.locked():
             return "running"
-        if said != "running":
-            return said
         return "died" if self.status.get("host") == socket.gethostname() else "unknown"
 
     @property
