@@ -83,9 +83,8 @@ def _run(argv: list[str]) -> int:
     if takes_settings:
         front.refuse_bare_settings(words)
     elif overrides:
-        raise UserError(
-            f"{overrides[0]}: `aigc {chosen or '--help'}` takes no settings of a config"
-        )
+        command = f"aigc {chosen}" if chosen else "aigc"
+        raise UserError(f"{overrides[0]}: `{command}` takes no settings of a config")
     try:
         args, leftovers = parser.parse_known_args(words)
     except SystemExit as done:  # how argparse ends after --help and --version

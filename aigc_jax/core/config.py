@@ -69,7 +69,7 @@ def fill(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Any]:
     Raises:
       UserError: a module's name is missing or wrong, so that its settings can't be known.
     """
-    filled = {key: _tupled(value) for key, value in to_dict(cfg).items()}
+    filled = to_dict(cfg)
     for section in SECTIONS:
         filled.setdefault(section, {})
     filled = {key: filled[key] for key in [*SECTIONS, *(k for k in filled if k not in SECTIONS)]}
@@ -81,7 +81,7 @@ def fill(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Any]:
             except values.Unfit:
                 continue  # `check` says what is wrong with it
         elif not knob.required:
-            parent[key] = _copied(knob.default)
+            parent[key] = knob.default  # read anew each time, so nothing is shared
     return filled
 
 
@@ -153,8 +153,8 @@ def diff(
 
 
 def maker(room: str, name: str) -> Callable[..., Any]:
-    """Imports a module that a config names and returns its `make`."""
-    schema.find(room, name)
+    """Imports a module that a config names and returns its `make`; UserError for a wrong name."""
+    schema.knobs(room, name)
     make: Callable[..., Any] = importlib.import_module(schema.module_name(room, name)).make
     return make
 

@@ -141,7 +141,9 @@ def _blamed_on(path: Path) -> Iterator[None]:
     except SyntaxError as error:
         file = _short(Path(error.filename)) if error.filename else _short(path)
         message = f"{type(error).__name__}: {error.msg}"
-        raise UserError(f"{file}:{error.lineno}: {message} (in your config)") from error
+        # A file that is no text at all fails on no line.
+        place = f"{file}:{error.lineno}" if error.lineno else file
+        raise UserError(f"{place}: {message} (in your config)") from error
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         # The innermost frame that is a recipe: the mistake may be in one that this one imports.

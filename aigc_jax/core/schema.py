@@ -93,7 +93,7 @@ def find(room: str, name: str) -> Path:
     if "." in name:
         return _find_outside(room, name)
     path = ROOT / room / f"{name}.py"
-    if not path.is_file() or path.name == "__init__.py":
+    if not path.is_file():
         raise _unknown(room, name)
     return path
 

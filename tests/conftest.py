@@ -1,0 +1,27 @@
+"""What every test needs, set before anything imports JAX: the environment alone.
+
+Nothing heavy is imported here: the tests of configs and reports run without JAX.
+"""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_FOLDER = tempfile.mkdtemp(prefix="aigc-tests-")
+# Commands that the tests start inherit these. Caches of the user's own are left alone, and nothing
+# that they hold can make a test pass.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["XDG_CACHE_HOME"] = os.path.join(_FOLDER, "cache")
+os.environ["XDG_DATA_HOME"] = os.path.join(_FOLDER, "share")
+# Programs that several tests compile are compiled once (a small model's init takes seconds).
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_FOLDER, "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["AIGC_CACHE"] = os.path.join(_FOLDER, "aigc")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Takes the caches away again."""
+    shutil.rmtree(_FOLDER, ignore_errors=True)
