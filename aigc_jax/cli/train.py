@@ -1,6 +1,7 @@
 """`aigc train CONFIG`: starts a run, or goes on with it."""
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 from aigc_jax.cli import front, wire
 from aigc_jax.core import config
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, nearest
 
 STOPPED = 75  # as EX_TEMPFAIL: the same command goes on
 DEBUG = (
@@ -48,17 +49,43 @@ def run(args: argparse.Namespace) -> int:
     workdir = args.workdir or default_workdir(args.config, args.debug)
     if args.dry_run:
         return _dry_run(cfg)
-    changed = _check_resume(cfg, workdir, args.allow_change)
-    built = wire.parts(cfg)
+    allowed = _allowed(cfg, args.allow_change)
+    _check_resume(cfg, workdir, allowed)
 
+    from aigc_jax.train.signals import Early, Signals
+
+    try:
+        with Signals(saves=False) as signals, contextlib.ExitStack() as held:
+            fresh = not workdir.exists()
+            if not fresh:
+                held.enter_context(_taken(workdir))
+            built = wire.parts(cfg)
+            if fresh:  # only now, so that a mistake leaves no empty folder behind
+                held.enter_context(_taken(workdir))
+            # Once more: another process may have been here before we had the lock.
+            changed = _check_resume(cfg, workdir, allowed)
+            _check_data(built, workdir, allowed)
+            return _train(built, workdir, signals, changed)
+    except Early as signal:
+        print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
+              file=sys.stderr)  # fmt: skip
+        return STOPPED
+
+
+def _taken(workdir: Path) -> Any:
+    """Makes the run folder and returns its lock."""
     from aigc_jax.train.lock import Lock
-    from aigc_jax.train.signals import Signals
     from aigc_jax.train.storage import storage_errors
 
     with storage_errors(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with Lock(workdir), Signals() as signals:
-        return _train(built, workdir, signals, changed)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"--workdir={workdir}: expected a folder, and a file stands in its place; choose"
+                " another."
+            ) from None
+    return Lock(workdir)
 
 
 def default_workdir(spec: str, debug: bool) -> Path:
@@ -68,8 +95,26 @@ def default_workdir(spec: str, debug: bool) -> Path:
     return Path("runs") / name
 
 
+def _allowed(cfg: Any, words: list[str]) -> list[str]:
+    """Checks that what may change is a setting or a section."""
+    known = {name for name, _, _ in config.diff(cfg, {})}
+    known |= {name.rpartition(".")[0] for name in known} | set(cfg)
+    names = [word.removeprefix("--").removeprefix("config.") for word in words]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"--allow-change={name}: there is no such setting or section.{nearest(name, known)}"
+            )
+    return names
+
+
+def _saved(workdir: Path) -> bool:
+    """Whether there is a checkpoint, and so something that a changed config could spoil."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...]:
-    """Compares the config with the one that the run folder was started with.
+    """Compares the config with the one that the checkpoints of the run folder were made with.
 
     Returns:
       The names in `hyper` that were allowed to change.
@@ -78,7 +123,7 @@ def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...
       UserError: something else has changed; the differences are listed.
     """
     path = workdir / "config.json"
-    if not path.is_file():
+    if not path.is_file() or not _saved(workdir):
         return ()
     differences = config.diff(config.from_json(path.read_text()), cfg)
     known = [name for name, _, _ in differences]
@@ -94,29 +139,38 @@ def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...
     return tuple(n.removeprefix("hyper.") for n in known if n.startswith("hyper."))
 
 
-def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, ...]) -> int:
-    import functools
+def _check_data(built: wire.Parts, workdir: Path, allowed: list[str]) -> None:
+    """Raises UserError when the text behind an unchanged config has become another one."""
+    words = wire.other_data(workdir, built.data.fingerprint) if _saved(workdir) else ""
+    if words and "data" not in allowed:
+        raise UserError(f"{words} Give another --workdir, or --allow-change=data to go on.")
 
+
+def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, ...]) -> int:
     import jax
 
     from aigc_jax.data.prefetch import Prefetcher
     from aigc_jax.report.folder import Run
     from aigc_jax.report.html import render
+    from aigc_jax.train import evaluation
     from aigc_jax.train.environment import environment
-    from aigc_jax.train.evaluation import write_sample
     from aigc_jax.train.loop import Loop
     from aigc_jax.train.program import capacity
     from aigc_jax.train.storage import storage_errors
 
     command = shlex.join(["aigc", *sys.argv[1:]])
-    _write_folder(built, workdir, environment())
     shard = (jax.process_index(), jax.process_count())
+
+    def write_sample(step: int, text: str) -> None:
+        evaluation.write_sample(workdir, step, text)
+        loop.log.text(step, "sample", text)
+
     most = capacity(built.settings.steps_per_call, built.data.spec.arrays)
     with Prefetcher(lambda step: built.data.batch(step, shard), 0, depth=2 * most) as prefetcher:
         loop = Loop(
             built.task,
             prefetcher.get,
-            wire.evaluators(built, signals, functools.partial(write_sample, workdir)),
+            wire.evaluators(built, signals, write_sample),
             built.placement,
             settings=built.settings,
             hyper=built.config["hyper"],
@@ -126,8 +180,10 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
             unit=built.data.spec.facts.get("unit", "examples"),
             changed_hyper=changed,
             prepare=wire.initial_weights(built.config["init_from"]),
+            opened=lambda: _write_folder(built, workdir, environment()),
             command=command,
         )
+        signals.saves = True
         outcome = loop.run()
     with storage_errors(workdir):
         (workdir / "report.html").write_text(render(Run(workdir)), encoding="utf-8")

@@ -95,13 +95,23 @@ def saved(run: Path) -> Parts:
     cfg = config.fill(config.from_json(path.read_text()), str(path))
     config.check(cfg, str(path))
     built = parts(cfg)
-    facts = json.loads((run / "data.json").read_text())
-    if facts["fingerprint"] != built.data.fingerprint:
-        raise UserError(
-            f"{run} was trained on other data: fingerprint {facts['fingerprint'][:12]} against"
-            f" {built.data.fingerprint[:12]} of what its config names now."
-        )
+    if words := other_data(run, built.data.fingerprint):
+        raise UserError(words)
     return built
+
+
+def other_data(run: Path, fingerprint: str) -> str:
+    """Says that a run was trained on other data than those with this fingerprint, or ""."""
+    try:
+        before = str(json.loads((run / "data.json").read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # lost: then nothing can be compared
+    if before == fingerprint:
+        return ""
+    return (
+        f"{run} was trained on other data: fingerprint {before[:12]} against {fingerprint[:12]} of"
+        " what its config names now."
+    )
 
 
 def initial_weights(init_from: dict[str, str]) -> Callable[[Any], Any]:
@@ -116,10 +126,10 @@ def initial_weights(init_from: dict[str, str]) -> Callable[[Any], Any]:
     """
 
     def prepare(state: Any) -> Any:
-        from aigc_jax.train.checkpoint import graft, read_subtree
+        from aigc_jax.train.graft import graft, read_subtree
 
         for here, there in init_from.items():
-            run, mark, rest = there.partition("/params/")
+            run, mark, rest = there.rpartition("/params/")
             if not mark:
                 raise UserError(
                     f"init_from: '{there}' is no part of a run; write RUN/params/NETWORK."
@@ -170,7 +180,9 @@ def trained(run: Path, step: int | None = None) -> Trained:
         which = f"at step {step}" if step is not None else "yet"
         found = f"; it has {', '.join(map(str, there))}" if there else ""
         raise UserError(f"{run} has no checkpoint {which}{found}.")
-    checkpoints = Checkpoints(folder, read_only=True)
+    checkpoints = Checkpoints(
+        folder, read_only=True, warn=lambda line: print(f"aigc: warning: {line}", file=sys.stderr)
+    )
     try:
         restored = checkpoints.restore(abstract, built.placement.state(abstract), step)
     finally:

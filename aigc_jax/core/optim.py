@@ -24,7 +24,7 @@ HYPER = {
     "lr": 1e-3,  # the schedule's peak
     "warmup": 0.0,  # steps of linear warm-up
     "end_ratio": 0.1,  # the last learning rate as a share of the peak
-    "decay_share": 0.2,  # wsd only: the share of the steps that the decay takes
+    "decay_share": 0.2,  # wsd only: the share of the steps after warm-up that the decay takes
     "weight_decay": 0.0,
     "b1": 0.9,
     "b2": 0.999,
@@ -33,7 +33,14 @@ HYPER = {
     "ema_decay": 0.999,
 }
 
-RULE_KEYS = {"label", "lr", "decay", "freeze", "name"}
+# What a rule may set: the types it takes, and how a message calls them.
+RULE_KEYS: dict[str, tuple[Any, str]] = {
+    "label": (str, "a word"),
+    "lr": (int | float, "a number"),
+    "decay": (int | float, "a number"),
+    "freeze": (bool, "True or False"),
+    "name": (str, "an optimizer's name"),
+}
 
 
 class Optimizer(NamedTuple):
@@ -92,16 +99,16 @@ def learning_rate(schedule: str, steps: int, step: jax.Array, hyper: Hyper) -> j
 
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
-    for room in (optax, optax.contrib):
-        factory = getattr(room, name, None)
-        if callable(factory) and "learning_rate" in inspect.signature(factory).parameters:
-            return factory  # type: ignore[no-any-return]
-    known = [
-        key
-        for room in (optax, optax.contrib)
+    known = {
+        key: value
+        for room in (optax.contrib, optax)
         for key, value in vars(room).items()
-        if inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
-    ]
+        if inspect.isfunction(value)
+        and "learning_rate" in inspect.signature(value).parameters
+        and not key.startswith("scale_by_")
+    }
+    if name in known:
+        return known[name]  # type: ignore[no-any-return]
     raise UserError(
         f"optim.name: no optimizer '{name}' in optax or optax.contrib.{nearest(name, known)}"
         f" Known: {', '.join(sorted(known))}."
@@ -122,7 +129,7 @@ def _transformation(
     if "weight_decay" in known:
         numbers["weight_decay"] = hyper["weight_decay"] * decay
     try:
-        built = factory(lr, **numbers, **args)
+        built = factory(learning_rate=lr, **numbers, **args)
     except TypeError as error:
         raise UserError(f"optim.args: optax's {name} says: {error}.") from error
     if "weight_decay" in known or decay == 0.0:
@@ -130,17 +137,40 @@ def _transformation(
     return optax.chain(optax.add_decayed_weights(hyper["weight_decay"] * decay), built)
 
 
+def _probe(name: str, args: dict[str, Any]) -> None:
+    """Traces one update of a small matrix: a few milliseconds, and no mistake waits until later."""
+
+    def once(w: jax.Array) -> Tree:
+        hyper = {key: jnp.float32(value) for key, value in HYPER.items()}
+        built = _transformation(name, args, hyper["lr"], 1.0, hyper)
+        return built.update({"w": w}, built.init({"w": w}), {"w": w})
+
+    _factory(name)
+    try:
+        jax.eval_shape(once, jax.ShapeDtypeStruct((2, 2), jnp.float32))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"optim.name: '{name}' needs more than gradients and parameters: {reason}"
+        ) from error
+
+
 def _checked_rules(rules: tuple[Any, ...]) -> list[tuple[str, dict[str, Any]]]:
     checked = []
     for i, rule in enumerate(rules):
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[1], dict)):
             raise UserError(f"optim.rules: expected ('regex', {{settings}}) pairs, got {rule!r}.")
-        for key in rule[1]:
+        for key, value in rule[1].items():
             if key not in RULE_KEYS:
                 raise UserError(
                     f"optim.rules: '{key}' is no setting of a rule.{nearest(key, RULE_KEYS)}"
                     f" Known: {', '.join(sorted(RULE_KEYS))}."
                 )
+            kind, word = RULE_KEYS[key]
+            if not isinstance(value, kind) or (isinstance(value, bool) and key != "freeze"):
+                raise UserError(f"optim.rules: '{key}' is {value!r}; expected {word}.")
         checked.append((rule[0], {"label": f"rule_{i}", **rule[1]}))
     return checked
 
@@ -184,8 +214,10 @@ def make(
             f" Known: {', '.join(sorted(known))}."
         )
     groups = _checked_rules(rules)
-    for _, group in groups:
-        _factory(group.get("name", name))
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in args):
+        raise UserError(f"optim.args: expected ('argument', value) pairs, got {args!r}.")
+    for other in {name} | {group["name"] for _, group in groups if "name" in group}:
+        _probe(other, dict(args) if other == name else {})
     horizon = decay_steps or steps
 
     def transformation(params: Tree, hyper: Hyper, lr: jax.Array) -> optax.GradientTransformation:
@@ -227,21 +259,24 @@ def make(
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
         updates, opt = transformation(params, hyper, lr).update(grads, opt, params)
         stats = {"grad_norm": norm, "lr": lr}
+        labels: dict[str, set[int]] = {}
         for i in sorted(set(jax.tree.leaves(claims))):
             if not groups[i][1].get("freeze"):
-                stats[f"update/{groups[i][1]['label']}"] = _ratio(updates, params, claims, i)
+                labels.setdefault(groups[i][1]["label"], set()).add(i)
+        for label, chosen in labels.items():
+            stats[f"update/{label}"] = _ratio(updates, params, claims, chosen)
         params = optax.apply_updates(params, updates)
         return params, opt, {k: v.astype(jnp.float32) for k, v in stats.items()}
 
     return Optimizer(init, update, ema)
 
 
-def _ratio(updates: Tree, params: Tree, claims: Tree, index: int) -> jax.Array:
-    """The norm of the updates over the norm of the parameters, of one group."""
+def _ratio(updates: Tree, params: Tree, claims: Tree, rules: set[int]) -> jax.Array:
+    """The norm of the updates over the norm of the parameters, of what some rules claim."""
     chosen = [
         (u, p)
         for u, p, i in zip(*map(jax.tree.leaves, (updates, params, claims)), strict=True)
-        if i == index
+        if i in rules
     ]
     update, size = (optax.tree.norm([pair[k] for pair in chosen]) for k in (0, 1))
     return update / jnp.maximum(size, 1e-30)

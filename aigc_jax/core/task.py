@@ -107,8 +107,10 @@ def supervised(
       accumulate: micro-batches a step; divides the batch.
 
     Raises:
-      UserError: at trace time, a batch that `accumulate` does not divide.
+      UserError: `accumulate` is below 1; at trace time, a batch that it does not divide.
     """
+    if accumulate < 1:
+        raise UserError(f"task.accumulate={accumulate}: expected 1 or more.")
 
     def init(key: jax.Array, hyper: Hyper) -> State:
         params, variables = init_variables(jax.random.fold_in(key, 0))

@@ -92,9 +92,12 @@ def first_difference(a: Tree, b: Tree) -> str | None:
         if x.shape != y.shape or x.dtype != y.dtype:
             return f"{name}: {x.dtype}{list(x.shape)} against {y.dtype}{list(y.shape)}"
         if x.tobytes() != y.tobytes():
-            differ = np.atleast_1d(x != y)
-            gap = np.abs(np.subtract(x, y, dtype=np.float64)).max() if x.size else 0.0
-            return f"{name}: {int(differ.sum())} of {x.size} values differ, by {gap:.3g} at most"
+            # Counted in bits as well: 0.0 is not -0.0, and a NaN is equal to itself.
+            raw = [np.frombuffer(a.tobytes(), np.uint8).reshape(a.size, -1) for a in (x, y)]
+            differ = int((raw[0] != raw[1]).any(1).sum())
+            gaps = np.abs(np.subtract(x, y, dtype=np.float64)).ravel()
+            gap = gaps[~np.isnan(gaps)].max(initial=0.0)
+            return f"{name}: {differ} of {x.size} values differ, by {gap:.3g} at most"
     return None
 
 

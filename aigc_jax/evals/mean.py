@@ -27,8 +27,10 @@ def make(
         "validation_first_8/loss".
 
     Raises:
-      UserError: no such split.
+      UserError: no such split, or a limit below 0.
     """
+    if limit < 0:
+        raise UserError(f"evals: limit={limit}: expected 0 (all batches) or above.")
     if split not in context.data.splits:
         known = list(context.data.splits)
         raise UserError(

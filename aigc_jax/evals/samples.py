@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from aigc_jax.core.task import Weights
+from aigc_jax.errors import UserError
 
 
 def make(
@@ -26,10 +27,18 @@ def make(
       context: what the wiring knows; reads `sample`, `tokenizer`, `write_sample`.
       prompt: where each sample begins. count: tokens to write. number: samples.
       temperature, top_k: see the task's `sample`.
+
+    Raises:
+      UserError: a task or data without text, no samples asked for, or a prompt with characters
+        that the vocabulary lacks: before the run, not at its first evaluation.
     """
+    if context.sample is None or context.tokenizer is None:
+        raise UserError("evals: 'samples' writes text; this task or its data has none.")
+    if number < 1:
+        raise UserError(f"evals: number={number} samples: expected 1 or more.")
+    ids = np.tile(context.tokenizer.encode(prompt), (number, 1))
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
-        ids = np.tile(context.tokenizer.encode(prompt), (number, 1))
         tokens = context.sample(
             weights, jax.random.key(0), prompt=ids, count=count,
             temperature=temperature, top_k=top_k,

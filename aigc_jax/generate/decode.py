@@ -19,16 +19,19 @@ def choose(
 
     Args:
       logits_BV: float32. key: consumed. temperature: float scalar; 0 takes the likeliest token.
-      top_k: only the k likeliest tokens can be drawn; 0 for all of them.
+      top_k: only the k likeliest tokens can be drawn (the lower ids among equals); 0 for all.
 
     Returns:
       int32 [B].
     """
+    ids_BK = None
     if top_k:
-        least = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < least, -jnp.inf, logits_BV)
+        logits_BV, ids_BK = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))
     drawn = jax.random.categorical(key, logits_BV / jnp.maximum(temperature, 1e-6))
-    return jnp.where(temperature > 0, drawn, logits_BV.argmax(-1)).astype(jnp.int32)
+    drawn = jnp.where(temperature > 0, drawn, logits_BV.argmax(-1))
+    if ids_BK is not None:
+        drawn = jnp.take_along_axis(ids_BK, drawn[:, None], axis=1)[:, 0]
+    return drawn.astype(jnp.int32)
 
 
 def decode(

@@ -77,13 +77,15 @@ class Attention(nn.Module):
 
     Attributes:
       heads: H. width: C, a multiple of H. dropout: on the attention weights and on the output.
-      out_std: standard deviation of the output projection's initial weights.
+      std, out_std: standard deviations of the initial weights; the second is the output
+        projection's.
     """
 
     heads: int
     width: int
     dropout: float
     bias: bool
+    std: float
     out_std: float
     dtype: Any
 
@@ -119,9 +121,9 @@ class Attention(nn.Module):
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(batch, time, self.heads, depth)
 
-        q_BTHD = split(dense("query", 0.02)(x_NC))
-        k_BSHD = split(dense("key", 0.02)(x_NC))
-        v_BSHD = split(dense("value", 0.02)(x_NC))
+        q_BTHD = split(dense("query", self.std)(x_NC))
+        k_BSHD = split(dense("key", self.std)(x_NC))
+        v_BSHD = split(dense("value", self.std)(x_NC))
         if cache is not None and start is not None:
             put = jax.lax.dynamic_update_slice_in_dim
             k_BSHD = put(cache.key, k_BSHD.astype(cache.key.dtype), start, axis=1)
@@ -145,6 +147,7 @@ class MLP(nn.Module):
     hidden: int
     dropout: float
     bias: bool
+    std: float
     out_std: float
     dtype: Any
 
@@ -156,6 +159,6 @@ class MLP(nn.Module):
                 kernel_init=nn.initializers.normal(std),
             )  # fmt: skip
 
-        h = jax.nn.gelu(dense(self.hidden, "hidden", 0.02)(x_NC), approximate=False)
+        h = jax.nn.gelu(dense(self.hidden, "hidden", self.std)(x_NC), approximate=False)
         y = dense(self.width, "out", self.out_std)(h)
         return nn.Dropout(self.dropout, name="dropout")(y, deterministic=deterministic)

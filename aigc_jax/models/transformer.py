@@ -58,6 +58,9 @@ class Transformer(nn.Module):
       mlp_ratio: the inner width of the MLP over C.
       dropout: in [0, 1), on embeddings, attention weights and both outputs of a block.
       bias: whether dense layers and norms have biases.
+      init_std: standard deviation of the initial weights of dense layers; those that write into
+        the residual stream begin smaller by sqrt(2 layers) (GPT-2, section 2.3). Embeddings begin
+        with 0.02.
       tied: the output layer is the embedding, transposed (Press & Wolf 2017, arXiv:1608.05859).
       dtype: of activations and products; parameters, norms, softmax and logits are float32.
     """
@@ -70,19 +73,22 @@ class Transformer(nn.Module):
     mlp_ratio: int = 4
     dropout: float = 0.0
     bias: bool = False
+    init_std: float = 0.02
     tied: bool = True
     dtype: str = "float32"
 
     def check(self) -> None:
         """Raises UserError when the sizes do not fit together."""
+        for name in ("layers", "heads", "width", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise UserError(f"task.model.{name}={getattr(self, name)}: expected 1 or more.")
         if self.width % self.heads:
             raise UserError(
                 f"task.model: width={self.width} is not a multiple of heads={self.heads};"
                 f" try width={self.width // self.heads * self.heads or self.heads}."
             )
-        for name in ("layers", "heads", "width", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.model.{name}={getattr(self, name)}: expected 1 or more.")
+        if self.init_std <= 0.0:
+            raise UserError(f"task.model.init_std={self.init_std}: expected above 0.")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"task.model.dropout={self.dropout}: expected a number in [0, 1).")
         if self.dtype not in ("float32", "bfloat16", "float16"):
@@ -119,8 +125,15 @@ class Transformer(nn.Module):
 
         Returns:
           Logits, float32 [B, T, V], and the new cache (None if none was given).
+
+        Raises:
+          UserError: T is more than `context`; segments together with a cache.
         """
         batch, time = tokens_BT.shape
+        if time > self.context:
+            raise UserError(f"{time} tokens in a row; the model's context is {self.context}.")
+        if cache is not None and segments_BT is not None:
+            raise UserError("segments can't be told apart with a cache; pass one or the other.")
         start = jnp.int32(0) if cache is None else cache.length
         row_BT = jnp.broadcast_to(start + jnp.arange(time), (batch, time))
         if cache is None:
@@ -155,13 +168,12 @@ class Transformer(nn.Module):
         return logits_NV.reshape(batch, time, self.vocab_size), cache
 
     def _block(self, index: int) -> Block:
-        # What flows back into the residual stream starts smaller in deeper models, so that its
-        # size at the top does not depend on the depth (GPT-2, section 2.3).
         shared: dict[str, Any] = {
             "width": self.width,
             "dropout": self.dropout,
             "bias": self.bias,
-            "out_std": 0.02 / (2 * self.layers) ** 0.5,
+            "std": self.init_std,
+            "out_std": self.init_std / (2 * self.layers) ** 0.5,
             "dtype": self.dtype,
             "parent": None,
         }

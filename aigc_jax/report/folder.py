@@ -173,9 +173,16 @@ class Run:
         steps, values = self.series(metric)
         return (steps[-1], values[-1]) if steps else None
 
+    def setting(self, path: str) -> Any:
+        """Returns what the saved config says of "run.steps", None where it says nothing."""
+        value: Any = self.config
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
     def higher_is_better(self, metric: str) -> bool:
         """Whether larger is better: as run.best says it, else judged by the metric's name."""
-        best = str(self.config.get("run", {}).get("best", ""))
+        best = str(self.setting("run.best") or "")
         if best.removeprefix("-") == metric:
             return best.startswith("-")
         return any(word in metric.rsplit("/", 1)[-1] for word in _HIGHER)
@@ -207,7 +214,7 @@ class Run:
     @property
     def steps(self) -> int | None:
         """The step at which the run is to end, None where nobody said."""
-        said = self.status.get("steps", self.config.get("run", {}).get("steps"))
+        said = self.status.get("steps", self.setting("run.steps"))
         return said if isinstance(said, int) else None
 
     @property

@@ -104,8 +104,10 @@ def make(
 
 def _finish(means: dict[str, float]) -> dict[str, float]:
     """Adds perplexity, exp of the mean cross-entropy; infinite beyond what a float holds."""
-    nll = means.get("nll", means.get("loss", 0.0))
-    return {**means, "perplexity": math.exp(nll) if nll < 700 else math.inf}
+    nll = means.get("nll", means.get("loss"))
+    if nll is None:  # not one target counted
+        return means
+    return {**means, "perplexity": math.inf if nll >= 700 else math.exp(nll)}
 
 
 def _sampler(network: Any) -> Callable[..., np.ndarray]:

@@ -20,29 +20,32 @@ def dump(
     step: int,
     metrics: Mapping[str, float],
     batch: Mapping[str, np.ndarray],
+    index: int,
     *,
     state: State | None = None,
     step_fn: Callable[[State, Batch], tuple[State, Metrics]] | None = None,
-) -> Path:
+) -> tuple[Path, str]:
     """Writes RUN/bad/STEP/: the batch, the step's metrics, and where the first bad number arose.
 
     Args:
-      workdir: the run folder. step: the bad step. metrics: its metrics. batch: its batch.
+      workdir: the run folder. step: the bad step. metrics: its metrics. batch: its batch, and
+        `index` that batch's number, another one than the step's once a run was rolled back.
       state: the state before the step; with `step_fn`, the task's step, the step is run once more
         to find the first non-finite tensor and the line of code that made it.
 
     Returns:
-      The folder.
+      The folder, and the first non-finite tensor in words, "" where none was found.
     """
-    folder = workdir / "bad" / str(step)
+    folder = workdir / "bad" / (str(step) if index == step else f"{step}-batch-{index}")
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / "batch.npz", **batch)  # type: ignore[arg-type]
-    found: dict[str, Any] = {"step": step, "metrics": dict(metrics)}
+    found: dict[str, Any] = {"step": step, "batch": index, "metrics": dict(metrics)}
     if state is not None and step_fn is not None:
         found |= _trace(state, batch, step_fn)
     write_atomic(folder / "report.json", json.dumps(strict(found), indent=2) + "\n")
-    return folder
+    name = found.get("first_nonfinite")
+    return folder, f"{name} in the {found['in']}" if name else ""
 
 
 def _trace(state: State, batch: Mapping[str, Any], step_fn: Callable[..., Any]) -> dict[str, Any]:

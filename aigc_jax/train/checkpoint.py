@@ -4,10 +4,14 @@ Each finished checkpoint gets a seal, the SHA-256 of its files. A checkpoint who
 fit, or that does not load, is set aside with a warning and the one before is taken.
 """
 
+import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import logging
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,17 +24,27 @@ import orbax.checkpoint as ocp
 from aigc_jax.core import tree
 from aigc_jax.core.task import State
 from aigc_jax.errors import UserError
+from aigc_jax.train.graft import misfit
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 Notes = dict[str, Any]
 _managers = ocp.checkpoint_managers
 
 
-class _Quiet(logging.Filter):
-    """Lets only orbax's errors through: its warnings repeat what `restore` says in one line."""
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+
+def _say_unless_late(before: Callable[..., Any], kind: Any, error: Any, trace: Any) -> None:
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        before(kind, error, trace)
+
+
+# What goes wrong in orbax comes here as an exception too, and is said in one line. Its own log says
+# it again in several tracebacks, one for each of its threads; and when one write fails, the others
+# that were under way report to an event loop that is gone, each with a traceback.
+logging.getLogger("absl").addFilter(_not_from_orbax)
+sys.excepthook = functools.partial(_say_unless_late, sys.excepthook)
 
 
 def _raw(state: Any) -> Any:
@@ -75,7 +89,6 @@ class Checkpoints:
         warn: Callable[[str], None] = print,
         read_only: bool = False,
     ) -> None:
-        logging.getLogger("absl").addFilter(_Quiet())
         folder = folder.absolute()
         self._folder, self._warn, self._best, self._read_only = folder, warn, best, read_only
         metric, sign = best.removeprefix("-"), 1.0 if best.startswith("-") else -1.0
@@ -139,14 +152,18 @@ class Checkpoints:
         step = self._unsealed
         if step is None or self._manager.is_saving_in_progress():
             return
-        self._manager.check_for_errors()
+        with storage_errors(self._folder):
+            self._manager.check_for_errors()
         self._unsealed = None
         self._seals[step] = self._sealer.submit(self._write_seal, step)
 
     def _write_seal(self, step: int) -> None:
-        if jax.process_index() == 0 and (self._folder / str(step)).exists():
-            hashes = _file_hashes(self._folder / str(step))
-            write_atomic(self._seal_path(step), json.dumps(hashes, indent=0))
+        if jax.process_index() == 0:
+            # It may be deleted meanwhile, as one too many; then there is nothing to seal.
+            with contextlib.suppress(FileNotFoundError):
+                hashes = _file_hashes(self._folder / str(step))
+                if hashes:
+                    write_atomic(self._seal_path(step), json.dumps(hashes, indent=0))
             for old in self._folder.glob("seal-*.json"):
                 if not (self._folder / old.stem.removeprefix("seal-")).exists():
                     old.unlink(missing_ok=True)
@@ -164,9 +181,16 @@ class Checkpoints:
             self._seals.clear()
 
     def close(self) -> None:
-        """Ends the background threads; what they still held to write is given up."""
+        """Ends the background threads, and removes what a failed save left half-written.
+
+        Says nothing of failures: `finish` does, and on the way out of an error they would hide it.
+        """
         self._sealer.shutdown(wait=True)
-        self._manager.close()
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if not self._read_only and jax.process_index() == 0:
+            for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
 
     def restore(
         self, target: State, sharding: Any, step: int | None = None
@@ -182,47 +206,90 @@ class Checkpoints:
           The state and the notes, or None where there is no checkpoint at all.
 
         Raises:
-          UserError: there are checkpoints and none of them can be read.
+          UserError: there are checkpoints and none of them can be read, or a whole one holds
+            another state than `target` (names and shapes that differ are listed).
         """
-        steps = [s for s in self.steps() if step is None or s == step]
         raw = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             jax.eval_shape(_raw, target),
             sharding,
         )
-        for candidate in reversed(steps):
+        tried: set[int] = set()
+        while steps := [s for s in self.steps() if s not in tried and step in (None, s)]:
+            candidate = steps[-1]
+            tried.add(candidate)
             problem = self._damage(candidate)
             if problem is None:
-                try:
-                    loaded = self._manager.restore(
-                        candidate,
-                        args=ocp.args.Composite(
-                            state=ocp.args.StandardRestore(raw), notes=ocp.args.JsonRestore()
-                        ),
-                    )
+                loaded, problem = self._load(candidate, raw)
+                if problem is None:
+                    if not self._read_only and self._sealed(candidate) is None:
+                        # The process that saved it died first.
+                        self._seals[candidate] = self._sealer.submit(self._write_seal, candidate)
                     return _typed(loaded.state), loaded.notes
-                except Exception as error:
-                    problem = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            if self._read_only:
+                # The run that writes here may have deleted it meanwhile and saved a newer one.
+                self._manager.reload()
+                if not (self._folder / str(candidate)).exists():
+                    continue
             self._warn(f"checkpoint {candidate} is damaged ({problem}); trying the one before.")
             if not self._read_only:
                 self._set_aside(candidate)
-        if steps:
+        if not tried:
+            return None
+        kept = "" if self._read_only else "; they are kept there as damaged-STEP"
+        which = "None of the checkpoints" if step is None else f"The checkpoint of step {step}"
+        raise UserError(
+            f"{which} in {self._folder} can be read{kept}. "
+            + ("Start anew in another --workdir." if step is None else "Choose another --step.")
+        )
+
+    def _load(self, step: int, raw: Any) -> tuple[Any, str | None]:
+        """Returns what orbax restores, or what is wrong with the files."""
+        try:
+            self._refuse_misfit(step, raw)
+            return self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(raw), notes=ocp.args.JsonRestore()
+                ),
+            ), None
+        except UserError:
+            raise
+        except Exception as error:
+            if self._sealed(step):
+                raise  # its files are right, so this is no damage: too little memory, or a bug
+            return None, str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+    def _refuse_misfit(self, step: int, raw: Any) -> None:
+        """Raises UserError when a checkpoint holds another state than the one asked for."""
+        here, there = (
+            dict(tree.named_leaves(raw)),
+            dict(tree.named_leaves(_metadata(self._folder, step))),
+        )
+        if words := misfit(here, there):
             raise UserError(
-                f"None of the checkpoints in {self._folder} can be read; they are kept there as"
-                " damaged-STEP. Start anew in another --workdir."
+                f"The checkpoint of step {step} in {self._folder} holds another state than this"
+                f" config makes. {words}. Go back to the config it was saved with, or start anew in"
+                " another --workdir."
             )
-        return None
+
+    def _sealed(self, step: int) -> dict[str, str] | None:
+        """The hashes of a checkpoint's seal; None without one, or where it can't be read."""
+        try:
+            seal = json.loads(self._seal_path(step).read_text())
+        except (OSError, ValueError):
+            return None
+        return seal if isinstance(seal, dict) else None
 
     def _damage(self, step: int) -> str | None:
         """Compares a checkpoint's files with its seal; one without a seal is given a try."""
-        seal = self._seal_path(step)
-        if not seal.exists():
+        expected = self._sealed(step)
+        if expected is None:
             return None
         try:
-            expected = json.loads(seal.read_text())
-        except ValueError:
-            return "its seal can't be read"
-        found = _file_hashes(self._folder / str(step))
+            found = _file_hashes(self._folder / str(step))
+        except OSError as error:
+            return str(error)
         wrong = [name for name in expected if expected[name] != found.get(name)]
         return f"file {wrong[0]} has changed or is missing" if wrong else None
 
@@ -234,74 +301,7 @@ class Checkpoints:
         self._manager.reload()
 
 
-def read_subtree(folder: Path, path: str) -> tree.Tree:
-    """Reads one part of a run's newest checkpoint without knowing its model.
-
-    Args:
-      folder: RUN/checkpoints. path: such as "params/model".
-
-    Returns:
-      A tree of host arrays, nested as it was.
-
-    Raises:
-      UserError: no checkpoint, or no such part (the parts that there are get listed).
-    """
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
-    if not steps:
-        raise UserError(f"init_from: no checkpoint in {folder}; has that run saved one?")
+def _metadata(folder: Path, step: int) -> tree.Tree:
+    """The names, shapes and dtypes of a checkpoint, as nested dicts and lists."""
     with ocp.StandardCheckpointer() as reader:
-        item = folder.absolute() / str(max(steps)) / "state"
-        found = reader.metadata(item).item_metadata.tree
-        part = found
-        for name in path.split("/"):
-            if not isinstance(part, dict) or name not in part:
-                names = ", ".join(part) if isinstance(part, dict) else "nothing below it"
-                raise UserError(f"init_from: no '{name}' of '{path}' in {item}; it has: {names}.")
-            part = part[name]
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        whole = reader.restore(
-            item,
-            jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), found),
-        )
-    for name in path.split("/"):
-        whole = whole[name]
-    return jax.tree.map(np.asarray, whole)
-
-
-def graft(target: tree.Tree, path: str, source: tree.Tree) -> tree.Tree:
-    """Puts `source` in the place of the part `path` of a state.
-
-    Raises:
-      UserError: the parts differ; missing, extra and differently shaped names are listed.
-    """
-    attribute, *rest = path.split("/")
-    holder = getattr(target, attribute, None)
-    if holder is None or attribute not in ("params", "vars", "ema"):
-        raise UserError(f"init_from: '{path}' must begin with params/, vars/ or ema/.")
-    branch = holder
-    for name in rest:
-        if name not in branch:
-            raise UserError(f"init_from: no '{path}' in this model; it has: {', '.join(branch)}.")
-        branch = branch[name]
-    here, there = dict(tree.named_leaves(branch)), dict(tree.named_leaves(source))
-    shapes = [
-        f"{n} {list(there[n].shape)} for {list(here[n].shape)}"
-        for n in here
-        if n in there and here[n].shape != there[n].shape
-    ]
-    problems = {
-        "missing": [n for n in here if n not in there],
-        "extra": [n for n in there if n not in here],
-        "differently shaped": shapes,
-    }
-    if any(problems.values()):
-        words = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
-        raise UserError(f"init_from: '{path}' does not fit. " + "; ".join(words) + ".")
-    by_name = lambda name, leaf: jax.device_put(there[name].astype(leaf.dtype), leaf.sharding)  # noqa: E731
-    new = tree.map_named(by_name, branch)
-    for i in range(len(rest) - 1, -1, -1):
-        outer = holder
-        for name in rest[:i]:
-            outer = outer[name]
-        new = {**outer, rest[i]: new}
-    return target.replace(**{attribute: new})
+        return reader.metadata(folder / str(step) / "state").item_metadata.tree

@@ -1,9 +1,10 @@
 """Bad numbers: seen inside the compiled step, answered by the loop.
 
 The guard wraps a task's step. It keeps a running mean and variance of the loss in
-`State.vars["guard"]`, marks a step as bad when its loss or gradient norm is not finite or its loss
-lies far above that mean, and under the policy "skip" leaves the state as it was but for the step
-count. Under "stop" and "rollback" the loop reads the mark and acts.
+`State.vars["guard"]`, marks a step as bad when one of its metrics (the loss, the gradient norm, the
+size of an update) is not finite or its loss lies far above that mean, and under the policy "skip"
+leaves the state as it was but for the step count. Under "stop" and "rollback" the loop reads the
+mark and acts.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,29 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.core.task import Batch, Metrics, State, single
+from aigc_jax.errors import UserError
 
 POLICIES = ("stop", "skip", "rollback")
 _MEMORY = 0.99  # of the running mean and variance
+_LEAST = 1e-5  # least standard deviation, as a share of the mean: rounding is no spike
 _WARM = 100.0  # good steps before a spike can be told
 
 Step = Callable[[State, Batch], tuple[State, Metrics]]
 Init = Callable[..., State]
+
+
+class BadNumbers(UserError):
+    """The run met a NaN or a spike and its policy was to stop, or it met too many."""
+
+    exit_code = 3
+
+
+class Rollback(Exception):
+    """Unwinds to the loop, which goes on from the last checkpoint behind the bad batch."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
+        self.step, self.what = step, what
 
 
 def guarded_init(init: Init) -> Init:
@@ -26,7 +43,7 @@ def guarded_init(init: Init) -> Init:
 
     def wrapped(*args: jax.Array) -> State:
         state = init(*args)
-        zeros = {name: jnp.zeros((), jnp.float32) for name in ("mean", "square", "count")}
+        zeros = {name: jnp.zeros((), jnp.float32) for name in ("mean", "variance", "count")}
         return state.replace(vars={**state.vars, "guard": zeros})
 
     return wrapped
@@ -46,19 +63,17 @@ def guarded_step(step: Step, *, policy: str, spike: float) -> Step:
         new, metrics = step(state, batch)
         total, weight = metrics["loss"]
         loss = total / jnp.maximum(weight, 1e-30)
-        good = jnp.isfinite(loss)
-        if "grad_norm" in metrics:
-            good &= jnp.isfinite(metrics["grad_norm"][0])
+        good = jnp.all(jnp.stack([jnp.isfinite(pair[0]) for pair in metrics.values()]))
         if spike > 0:
-            # The running sums start at zero; dividing by the weight so far removes that bias.
-            seen = 1.0 - _MEMORY ** jnp.maximum(guard["count"], 1.0)
-            mean = guard["mean"] / seen
-            variance = jnp.maximum(guard["square"] / seen - mean**2, 1e-12)
-            good &= (guard["count"] < _WARM) | (loss < mean + spike * jnp.sqrt(variance))
-        kept = jnp.where(good, loss, 0.0)
+            deviation = jnp.sqrt(guard["variance"] + (_LEAST * guard["mean"]) ** 2)
+            good &= (guard["count"] < _WARM) | (loss < guard["mean"] + spike * deviation)
+        # Deviations are squared, not losses: the difference of two squares has no digits left once
+        # the loss varies by a thousandth. At first every step counts the same.
+        share = jnp.maximum(1.0 - _MEMORY, 1.0 / (guard["count"] + 1.0))
+        gap = loss - guard["mean"]
         fresh = {
-            "mean": _MEMORY * guard["mean"] + (1.0 - _MEMORY) * kept,
-            "square": _MEMORY * guard["square"] + (1.0 - _MEMORY) * kept**2,
+            "mean": guard["mean"] + share * gap,
+            "variance": (1.0 - share) * (guard["variance"] + share * gap**2),
             "count": guard["count"] + 1.0,
         }
         if policy == "skip":

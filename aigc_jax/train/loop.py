@@ -4,7 +4,9 @@ At every step s, in this order: evaluate, save, look for signals, and only then 
 the next steps. So what is saved at s has been evaluated at s, and a resumed run repeats nothing.
 """
 
+import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +17,13 @@ import numpy as np
 
 from aigc_jax.core.flops import count_flops
 from aigc_jax.core.task import State, Task, Weights, weights
-from aigc_jax.errors import UserError
+from aigc_jax.errors import StorageError
 from aigc_jax.train import guard, peak, program, sharding
 from aigc_jax.train.autopsy import dump
 from aigc_jax.train.checkpoint import Checkpoints
+from aigc_jax.train.guard import BadNumbers, Rollback
 from aigc_jax.train.log import MetricsLog, Status
-from aigc_jax.train.meter import Meter
+from aigc_jax.train.meter import Meter, shown
 from aigc_jax.train.progress import Progress
 from aigc_jax.train.settings import Settings
 from aigc_jax.train.signals import Interrupted, Signals
@@ -28,12 +31,6 @@ from aigc_jax.train.signals import Interrupted, Signals
 Evaluator = Callable[[Weights, int], dict[str, float]]
 
 _CALL_SECONDS = 0.25  # a dispatch lasts about this long: a signal is answered that soon
-
-
-class BadNumbers(UserError):
-    """The run met a NaN or a spike and its policy was to stop, or it met too many."""
-
-    exit_code = 3
 
 
 class Outcome(NamedTuple):
@@ -69,6 +66,8 @@ class Loop:
       unit: what the weight of the metric "loss" counts, "tokens" or "images".
       changed_hyper: names in `hyper` whose configured value replaces the restored one.
       prepare: changes a fresh state (weights from another run).
+      opened: called once the state is there and the step compiled, before anything is written
+        about it: a start that fails earlier leaves the folder as it was.
       command: what to type to go on.
     """
 
@@ -87,6 +86,7 @@ class Loop:
         unit: str = "examples",
         changed_hyper: tuple[str, ...] = (),
         prepare: Callable[[State], State] = lambda state: state,
+        opened: Callable[[], None] = lambda: None,
         command: str = "",
     ) -> None:
         settings.check()
@@ -94,7 +94,7 @@ class Loop:
         self.placement, self.settings, self.workdir = placement, settings, workdir
         self.signals, self.config, self.unit = signals, config, unit
         self.hyper, self.changed_hyper, self.prepare = dict(hyper), changed_hyper, prepare
-        self.command = command
+        self.opened, self.command = opened, command
         self._init = guard.guarded_init(task.init)
         self._step = guard.guarded_step(task.step, policy=settings.on_bad, spike=settings.spike)
         self.step = 0
@@ -102,6 +102,7 @@ class Loop:
         self.bad = 0
         self.evaluated: int | None = None
         self.last: dict[str, float] = {}
+        self._scores: tuple[int, dict[str, float]] = (0, {})  # of the newest step that has any
         self.meter = Meter()
         self._pending: _Call | None = None
         self._wall_before, self._born = 0.0, time.perf_counter()
@@ -113,15 +114,16 @@ class Loop:
         arrays = {name: np.float32(value) for name, value in self.hyper.items()}
         return jax.random.key(self.settings.seed), arrays
 
-    def _open(self) -> None:
-        """Restores the newest checkpoint, or makes a new state."""
+    def _open(self) -> float:
+        """Restores the newest checkpoint, or makes a new state; returns the clock saved with it."""
         self.step, self.shift, self.evaluated = 0, 0, None
         self.meter.clear()
         abstract = jax.eval_shape(self._init, *self._fresh())
         restored = self.checkpoints.restore(abstract, self.placement.state(abstract))
+        self._restored = restored is not None
         if restored is None:
             self.state = self.prepare(sharding.create(self.placement, self._init, *self._fresh()))
-            return
+            return 0.0
         self.state, notes = restored
         values = {n: np.float32(self.hyper[n]) for n in self.changed_hyper}
         if values:
@@ -132,12 +134,12 @@ class Loop:
         self.bad = max(self.bad, notes["bad"])
         self.meter.sums = {name: list(pair) for name, pair in notes["window"].items()}
         self.last = {name: float(value) for name, value in notes["last"].items()}
-        self._wall_before = max(self._wall_before, notes["wall"])
+        return float(notes["wall"])
 
     def _open_log(self) -> None:
         self.log = MetricsLog(
             self.workdir,
-            keep_to=self.step if self.step else None,
+            keep_to=self.step if self._restored else None,
             keep_evaluation=self.evaluated == self.step,
             tensorboard=self.settings.tensorboard,
             wandb=self.settings.wandb,
@@ -146,18 +148,7 @@ class Loop:
         )
 
     def _compile(self) -> None:
-        batch = self.batch_at(self.step + self.shift)
-        hosts = jax.process_count()
-        shape = {
-            name: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype)
-            for name, x in batch.items()
-        }
-        rows = next(iter(shape.values())).shape[0]
-        if rows % self.placement.data_shards:
-            raise UserError(
-                f"run.batch_size={rows} is not a multiple of the {self.placement.data_shards}"
-                " parts that the mesh splits a batch into."
-            )
+        shape = program.global_batch(self.batch_at(self.step + self.shift), self.placement)
         abstract = jax.eval_shape(lambda s: s, self.state)
         start = time.perf_counter()
         self.program = program.build(
@@ -180,11 +171,11 @@ class Loop:
         self._write_status("running", "starting")
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best,
-            warn=lambda line: print(f"aigc: warning: {line}", flush=True),
+            warn=lambda line: print(f"aigc: warning: {line}", file=sys.stderr, flush=True),
         )  # fmt: skip
         try:
-            self._open()
-            self._open_log()
+            self._wall_before = self._open()
+            self.status.start(self.step)
             with Progress(s.steps, self.step, unit="steps") as self.progress:
                 if self.step:
                     self.progress.note(f"resumed {self.workdir} at step {self.step}")
@@ -192,14 +183,19 @@ class Loop:
                     self.progress.doing("compiling")
                     self._compile()
                     self.progress.doing("")
+                self.opened()
+                self._open_log()
                 reason = self._steps()
         except BaseException as error:
-            self._write_status("failed", str(error).split("\n")[0] or type(error).__name__)
+            self.checkpoints.close()
+            with contextlib.suppress(StorageError):  # the first error is the one to tell
+                self._write_status("failed", str(error).split("\n")[0] or type(error).__name__)
             raise
         finally:
             self.checkpoints.close()
             if hasattr(self, "log"):
-                self.log.close()
+                with contextlib.suppress(StorageError):  # every save has flushed it
+                    self.log.close()
         kind = "stopped" if reason else "finished"
         self._write_status(kind, reason)
         return Outcome(kind, reason, self.state, self.last)
@@ -219,7 +215,7 @@ class Loop:
                     self.checkpoints.finish()
                     return "" if ended and self.evaluated == self.step else asked or ""
                 self._advance(self._how_many())
-            except _Rollback as bad:
+            except Rollback as bad:
                 self._roll_back(bad)
 
     def _save_due(self) -> bool:
@@ -263,8 +259,9 @@ class Loop:
         for i in range(call.n):
             values = {name: (float(a[i]), float(b[i])) for name, (a, b) in metrics.items()}
             if values["bad"][0]:
-                self._on_bad(call.first + i, {name: pair[0] for name, pair in values.items()})
+                self._on_bad(call.first + i, values)
             else:
+                del values["bad"]
                 self.meter.add(values)
         end = call.first + call.n
         if end >= self.settings.steps or (
@@ -282,25 +279,20 @@ class Loop:
         return self._wall_before + time.perf_counter() - self._born
 
     def _log_row(self, step: int) -> None:
-        row = {f"train/{name}": v for name, v in self.task.finish(self.meter.means()).items()}
+        self.checkpoints.seal()
+        means = self.meter.means()  # of none, where every step was bad
+        row = {f"train/{name}": v for name, v in self.task.finish(means).items()} if means else {}
         row |= self.meter.speeds(self.unit, self.flops, self.peak.value)
         if self.bad:
             row["train/bad_total"] = float(self.bad)
-        self.log.write(step, row, self.wall)
-        self.last.update(row)
-        shown = {
-            "loss": row.get("train/loss", math.nan),
-            "grad": row.get("train/grad_norm", math.nan),
-            "lr": row.get("train/lr", math.nan),
-            f"{self.unit}/s": row[f"speed/{self.unit}_per_s"],
-            **({"mfu": row["speed/mfu"]} if "speed/mfu" in row else {}),
-        }
-        self.progress.update(step, shown, row["time/step"])
+        self._write(step, row)
+        self.progress.update(step, shown(row, self.unit), row["time/step"])
         self._write_status("running", "")
         self.meter.clear()
 
     def _evaluate(self) -> None:
         """Runs all evaluators; a signal gives it up, and the next start evaluates here again."""
+        s = self.settings
         self.progress.doing("evaluating")
         row: dict[str, float] = {}
         judged = weights(self.state)
@@ -316,11 +308,16 @@ class Loop:
                 self.peak.measure()
             self.meter.start()
         if row:
-            self.log.write(self.step, row, self.wall)
-            self.last.update(row)
+            s.check_best(row, begins=self.step == 0)
+            self._write(self.step, row)
             words = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
             self.progress.note(f"step {self.step}  {words}")
         self.evaluated = self.step
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        self.log.write(step, row, self.wall)
+        self.last.update(row)
+        self._scores = (step, {**(self._scores[1] if self._scores[0] == step else {}), **row})
 
     def _save(self) -> None:
         self._drain()
@@ -330,10 +327,13 @@ class Loop:
             "bad": self.bad,
             "evaluated": self.evaluated,
             "wall": self.wall,
-            "window": self.meter.sums,
+            # A copy: the notes are written in the background, while the next steps are added.
+            "window": {name: list(pair) for name, pair in self.meter.sums.items()},
             "last": {name: repr(float(value)) for name, value in self.last.items()},
         }
-        self.checkpoints.save(self.state, notes, self.last)
+        # An older score says nothing of these weights.
+        scores = self._scores[1] if self._scores[0] == self.step else {}
+        self.checkpoints.save(self.state, notes, scores)
         self._last_save = time.perf_counter()
         self.meter.start()
 
@@ -346,30 +346,35 @@ class Loop:
 
     # --- bad numbers -------------------------------------------------------------------------
 
-    def _on_bad(self, step: int, metrics: dict[str, float]) -> None:
+    def _on_bad(self, step: int, pairs: dict[str, tuple[float, float]]) -> None:
         """Counts a bad step; dumps what made it; stops, or goes back behind it."""
         policy = self.settings.on_bad
         self.bad += 1
-        what = f"step {step}: loss {metrics['loss']:.4g}, gradient norm " + format(
-            metrics.get("grad_norm", math.nan), ".4g"
-        )
+        metrics = {n: total / weight for n, (total, weight) in pairs.items() if weight}
+        loss, norm = (metrics.get(name, math.nan) for name in ("loss", "grad_norm"))
+        what = f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}"
+        index = step + self.shift
+        batch = self.batch_at(index)
         if policy == "skip" and self.bad <= self.settings.max_bad:
-            folder = dump(self.workdir, step, metrics, self.batch_at(step + self.shift))
+            folder, _ = dump(self.workdir, step, metrics, batch, index)
             self.progress.note(f"bad numbers at {what}; skipped, see {folder}")
             return
         self._pending = None
         state = self._replay(step)
-        batch = self.batch_at(step + self.shift)
-        folder = dump(self.workdir, step, metrics, batch, state=state, step_fn=self.task.step)
+        folder, found = dump(
+            self.workdir, step, metrics, batch, index, state=state, step_fn=self.task.step
+        )
         if policy != "rollback" or self.bad > self.settings.max_bad:
+            others = [name for name in guard.POLICIES[1:] if name != policy]
             raise BadNumbers(
-                f"bad numbers at {what}; stopped ({self.bad} in all). The batch and the first"
-                f" non-finite tensor are in {folder}. Lower hyper.lr, set hyper.clip_norm, or set"
-                " run.on_bad to skip or rollback (with --allow-change=run.on_bad)."
+                f"bad numbers at {what} ({self.bad} in all);"
+                f" first not finite: {found or 'nothing, so the loss jumped'}. The batch is in"
+                f" {folder}. Lower hyper.lr, set hyper.clip_norm, or go on with"
+                f" --config.run.on_bad={others[0]} --allow-change=run.on_bad"
             )
-        raise _Rollback(step, what)
+        raise Rollback(step, what)
 
-    def _roll_back(self, bad: "_Rollback") -> None:
+    def _roll_back(self, bad: Rollback) -> None:
         """Goes on from the last checkpoint, with the batches that follow the bad one."""
         shift = self.shift
         self._open()
@@ -392,11 +397,3 @@ class Loop:
             self.state, _ = self.program.run(self.state, batches, np.int32(1))
             self.step += 1
         return self.state
-
-
-class _Rollback(Exception):
-    """Unwinds to the loop, which goes on from the last checkpoint behind the bad batch."""
-
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(what)
-        self.step, self.what = step, what

@@ -72,3 +72,14 @@ class Meter:
         if peak:
             row["speed/mfu"] = flops * self._steps / self._total / peak
         return row
+
+
+def shown(row: Mapping[str, float], unit: str) -> dict[str, float]:
+    """Returns what a person watches, by short names, from a row of the log."""
+    fields = {
+        "loss": row.get("train/loss", math.nan),
+        "grad": row.get("train/grad_norm", math.nan),
+        "lr": row.get("train/lr", math.nan),
+        f"{unit}/s": row[f"speed/{unit}_per_s"],
+    }
+    return fields | ({"mfu": row["speed/mfu"]} if "speed/mfu" in row else {})

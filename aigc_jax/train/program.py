@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.core.task import Batch, Metrics, State
+from aigc_jax.errors import UserError
 from aigc_jax.train.sharding import Placement, put
 
 _MOST_STEPS = 64
@@ -34,6 +35,26 @@ def capacity(steps_per_call: int, arrays: Mapping[str, Any]) -> int:
     """
     size = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in arrays.values())
     return steps_per_call or max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, size)))
+
+
+def global_batch(rows: Mapping[str, np.ndarray], placement: Placement) -> dict[str, Any]:
+    """Returns the shapes of the batch of all hosts, from this host's rows.
+
+    Raises:
+      UserError: the mesh can't split the rows evenly.
+    """
+    hosts = jax.process_count()
+    shapes = {
+        name: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype)
+        for name, x in rows.items()
+    }
+    count = next(iter(shapes.values())).shape[0]
+    if count % placement.data_shards:
+        raise UserError(
+            f"run.batch_size={count} is not a multiple of the {placement.data_shards} parts that"
+            " the mesh splits a batch into."
+        )
+    return shapes
 
 
 def build(

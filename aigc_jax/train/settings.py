@@ -1,7 +1,10 @@
 """The section `run` of a config."""
 
+import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.train.guard import POLICIES
 
@@ -53,3 +56,18 @@ class Settings(NamedTuple):
                      "save_minutes", "max_bad", "spike"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"run.{name}={getattr(self, name)}: expected 0 or more.")
+
+    def check_best(self, row: Mapping[str, float], *, begins: bool) -> None:
+        """Checks that `best` names a metric, which only an evaluation's row can tell.
+
+        Raises:
+          UserError: it doesn't, and the run only begins. Later it is a warning: no work is lost for
+            the sake of a name.
+        """
+        name = self.best.removeprefix("-")
+        if not name or name in row or name.startswith(LOOP_METRICS):
+            return
+        line = f"run.best='{name}': the evaluations give {', '.join(row)}.{nearest(name, row)}"
+        if begins:
+            raise UserError(line)
+        print(f"aigc: warning: {line}", file=sys.stderr)

@@ -78,8 +78,9 @@ def make(
     Raises:
       UserError: sizes that do not multiply to the number of devices; an axis that is not there.
     """
+    _check_form(axes, rules, batch_axes)
     devices = jax.device_count()
-    names, sizes = [axis[0] for axis in axes], [int(axis[1]) for axis in axes]
+    names, sizes = [axis[0] for axis in axes], [axis[1] for axis in axes]
     free = [i for i, size in enumerate(sizes) if size == -1]
     fixed = math.prod(size for size in sizes if size != -1)
     if len(free) > 1 or fixed < 1 or any(size < 1 and size != -1 for size in sizes):
@@ -97,8 +98,41 @@ def make(
             raise UserError(
                 f"mesh: a rule or batch_axes names axis '{axis}'; axes has {', '.join(names)}."
             )
+    for _, spec in rules:
+        twice = [a for axis in spec if axis for a in np.atleast_1d(axis).tolist()]
+        if len(twice) != len(set(twice)):
+            raise UserError(f"mesh.rules: {spec} names an axis twice; one array has it once.")
     mesh = jax.make_mesh(tuple(sizes), tuple(names), axis_types=(AxisType.Auto,) * len(sizes))
     return Placement(mesh, tuple(rules), tuple(batch_axes))
+
+
+def _check_form(axes: tuple, rules: tuple, batch_axes: tuple[str, ...]) -> None:
+    """Raises UserError where the tuples of a config are not nested as `make` says."""
+    good = isinstance(axes, tuple) and all(
+        isinstance(a, tuple) and len(a) == 2 and isinstance(a[0], str) and type(a[1]) is int
+        for a in axes
+    )
+    if not good or not axes or len({a[0] for a in axes}) != len(axes):
+        raise UserError(
+            f"mesh.axes={axes}: expected (name, size) pairs with names of their own, written as"
+            ' (("data", 2), ("model", -1)).'
+        )
+    for rule in rules:
+        pair = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+        if not pair or not isinstance(rule[1], tuple) or not all(map(_is_axis, rule[1])):
+            raise UserError(
+                f"mesh.rules: expected (regular expression, spec) pairs, got {rule!r}; written as"
+                ' (("kernel$", (None, "model")), (".*", ())).'
+            )
+    if not batch_axes or len(set(batch_axes)) != len(batch_axes):
+        raise UserError(f"mesh.batch_axes={batch_axes}: expected one axis or more, each once.")
+
+
+def _is_axis(entry: Any) -> bool:
+    """Whether it stands for a dimension in a spec: None, an axis, or several."""
+    if isinstance(entry, tuple):
+        return bool(entry) and all(isinstance(name, str) for name in entry)
+    return entry is None or isinstance(entry, str)
 
 
 def create(placement: Placement, init: Callable[..., Tree], *args: Any) -> Tree:

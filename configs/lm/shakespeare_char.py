@@ -1,22 +1,33 @@
 """A small GPT on the characters of Shakespeare: nanoGPT's recipe for a CPU.
 
-    aigc train configs/lm/shakespeare_char.py
+    aigc train configs/lm/shakespeare_char.py            # better initial weights, see below
+    aigc train configs/lm/shakespeare_char.py:nanogpt    # nanoGPT's, to the letter
 
 Source: github.com/karpathy/nanoGPT, README, "I only have a macbook": 4 layers, 4 heads, 128 wide,
 64 characters of context, batches of 12, no dropout, 2,000 steps; AdamW with a cosine from 1e-3 to
 1e-4 after 100 steps of warm-up. Its README reports a validation loss of 1.88 nats a character,
 estimated on 20 batches of tinyshakespeare.
 
-By default the text is Shakespeare's plays from a hash-checked package (5.4 MB); the published
-figure is for tinyshakespeare: `--config.data.path=tiny_shakespeare` (from TFDS), or the path of
-its `input.txt`.
+One thing is ours: dense layers begin with a standard deviation of 0.06 instead of GPT-2's 0.02,
+which is too small for a width of 128. Nothing else differs, no step costs more, and it is worth
+more than a tenth of a nat; README.md has both results.
+
+By default the text is Shakespeare's plays from a hash-checked package (5 MB); the published figure
+is for tinyshakespeare: `--config.data.path=tiny_shakespeare` (from TFDS), or the path of its
+`input.txt`.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe; what it leaves out has the defaults of the code."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the recipe; what it leaves out has the defaults of the code.
+
+    Args:
+      arg: None, or "nanogpt" for nanoGPT's initial weights.
+    """
+    if arg not in (None, "nanogpt"):
+        raise ValueError(f"no variant {arg!r} of this recipe; there is 'nanogpt'")
     return ConfigDict(
         {
             "task": {
@@ -27,6 +38,7 @@ def get_config() -> ConfigDict:
                     "heads": 4,
                     "width": 128,
                     "dropout": 0.0,
+                    "init_std": 0.02 if arg == "nanogpt" else 0.06,
                 },
             },
             "data": {"name": "text", "path": "shakespeare", "tokenizer": "char", "context": 64},
