@@ -28,9 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     built = done.parts
     with Signals() as signals:
-        context = evaluation.context(
-            built.task, built.data, built.placement, signals, lambda step, text: None
-        )
+        context = evaluation.context(built.task, built.data, built.placement, signals)
         row: dict[str, float] = {}
         for split in args.split or ["validation"]:
             row |= mean.make(context, split=split)(done.weights, done.step)

@@ -125,7 +125,9 @@ def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...
     path = workdir / "config.json"
     if not path.is_file() or not _saved(workdir):
         return ()
-    differences = config.diff(config.from_json(path.read_text()), cfg)
+    # Filled, so that a knob that the code has gained since does not read as a change.
+    saved = config.fill(config.from_json(path.read_text()), str(path))
+    differences = config.diff(saved, cfg)
     known = [name for name, _, _ in differences]
     refused = [
         d for d in differences if not any(d[0] == a or d[0].startswith(f"{a}.") for a in allowed)
@@ -156,7 +158,7 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
     from aigc_jax.train.environment import environment
     from aigc_jax.train.loop import Loop
     from aigc_jax.train.program import capacity
-    from aigc_jax.train.storage import storage_errors
+    from aigc_jax.train.storage import write_atomic
 
     command = shlex.join(["aigc", *sys.argv[1:]])
     shard = (jax.process_index(), jax.process_count())
@@ -170,7 +172,7 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
         loop = Loop(
             built.task,
             prefetcher.get,
-            wire.evaluators(built, signals, write_sample),
+            wire.evaluators(built, signals, workdir, write_sample),
             built.placement,
             settings=built.settings,
             hyper=built.config["hyper"],
@@ -185,8 +187,7 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
         )
         signals.saves = True
         outcome = loop.run()
-    with storage_errors(workdir):
-        (workdir / "report.html").write_text(render(Run(workdir)), encoding="utf-8")
+    write_atomic(workdir / "report.html", render(Run(workdir)))
     print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
           f"{workdir / 'report.html'}")  # fmt: skip
     if outcome.kind == "stopped":
@@ -200,19 +201,21 @@ def _write_folder(built: wire.Parts, workdir: Path, environment: dict[str, Any])
     from aigc_jax.train.log import strict
     from aigc_jax.train.storage import write_atomic
 
+    # Floors that evaluators have added stay, as long as they are of this data.
+    same = not wire.other_data(workdir, built.data.fingerprint)
     facts = {
         name: value
         for name, value in built.data.spec.facts.items()
         if not hasattr(value, "shape") or value.shape == ()
     }
-    floors = facts.get("floors", {})
     files = {
         "env.json": json.dumps(strict(environment), indent=2),
         "data.json": json.dumps(strict({"fingerprint": built.data.fingerprint, **facts}), indent=2),
-        "floors.json": json.dumps(strict({"validation/loss": floors} if floors else {}), indent=2),
         # Last: a folder with a config is a run.
-        "config.json": config.to_json(built.config),
+        "config.json": config.to_json(built.config).rstrip(),
     }
+    if facts.get("floors") and not (same and (workdir / "floors.json").is_file()):
+        files["floors.json"] = json.dumps(strict({"validation/loss": facts["floors"]}), indent=2)
     if built.data.tokenizer is not None:
         files["tokenizer.json"] = json.dumps(built.data.tokenizer.to_dict(), ensure_ascii=False)
     for name, text in sorted(files.items(), key=lambda item: item[0] == "config.json"):

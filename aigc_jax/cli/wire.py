@@ -72,11 +72,17 @@ def parts(cfg: Any) -> Parts:
     return Parts(plain, settings, data, task, placement)
 
 
-def evaluators(built: Parts, signals: Any, write_sample: Callable[[int, str], None]) -> Any:
+def evaluators(
+    built: Parts, signals: Any, workdir: Path, write_sample: Callable[[int, str], None]
+) -> Any:
     """Makes the evaluators of the section `evals`, by name."""
+    from aigc_jax.data.store import cache_root
     from aigc_jax.train import evaluation
 
-    context = evaluation.context(built.task, built.data, built.placement, signals, write_sample)
+    context = evaluation.context(
+        built.task, built.data, built.placement, signals, write_sample,
+        evaluation.Folders(workdir, cache_root() / "floors"),
+    )  # fmt: skip
     return {
         name: config.build("evals", section, context=context)
         for name, section in built.config["evals"].items()

@@ -3,7 +3,8 @@
 Letters: B = rows of the global batch, T = context (tokens a row), V = size of the vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,8 @@ class Data(NamedTuple):
 
     The rows of all hosts, one host after another, are the same for any number of hosts. `splits`
     has at least "validation" and "train". `fingerprint` is a sha256 of the content and of the
-    settings it was prepared with.
+    settings it was prepared with. `ids` has the whole sequence of tokens of a split, int [N], where
+    the data is one; it is empty elsewhere.
     """
 
     spec: Spec
@@ -58,6 +60,7 @@ class Data(NamedTuple):
     splits: dict[str, Split]
     tokenizer: Tokenizer | None
     fingerprint: str
+    ids: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def rows_of(shard: Shard, batch_size: int) -> slice:

@@ -99,6 +99,8 @@ def make_data(
         splits={name: cover(prepared.streams[name], context, batch_size) for name in PARTS},
         tokenizer=prepared.tokenizer,
         fingerprint=prepared.fingerprint,
+        # Without an end token between them, documents side by side are no sequence.
+        ids={n: s.ids for n, s in prepared.streams.items() if s.starts is None or s.joined},
     )
 
 

@@ -39,7 +39,9 @@ def make(
         )
     part = context.data.splits[split]
     batches = min(part.batches, limit) if limit else part.batches
-    title = f"{split}_first_{limit}" if limit else split
+    # "train/" is what the loop writes while it goes, a mean over changing weights.
+    title = "train_exact" if split == "train" else split
+    title += f"_first_{limit}" if limit else ""
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
         totals: dict[str, list[float]] = {}

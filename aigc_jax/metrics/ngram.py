@@ -42,9 +42,7 @@ def witten_bell(
         codes = before_train[known] * symbols + train[known]
         grams, counts = np.unique(codes, return_counts=True)
         # Grams are sorted by history, so the sums per history are sums of runs.
-        histories, first, types = np.unique(
-            grams // symbols, return_index=True, return_counts=True
-        )
+        histories, first, types = np.unique(grams // symbols, return_index=True, return_counts=True)
         totals = np.add.reduceat(counts, first)
 
         place = _find(histories, before_test)

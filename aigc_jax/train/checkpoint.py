@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,16 +36,17 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname
 
 
-def _say_unless_late(before: Callable[..., Any], kind: Any, error: Any, trace: Any) -> None:
+def _say_unless_late(before: Callable[[Any], None], unraisable: Any) -> None:
+    error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(kind, error, trace)
+        before(unraisable)
 
 
 # What goes wrong in orbax comes here as an exception too, and is said in one line. Its own log says
 # it again in several tracebacks, one for each of its threads; and when one write fails, the others
 # that were under way report to an event loop that is gone, each with a traceback.
 logging.getLogger("absl").addFilter(_not_from_orbax)
-sys.excepthook = functools.partial(_say_unless_late, sys.excepthook)
+sys.unraisablehook = functools.partial(_say_unless_late, sys.unraisablehook)
 
 
 def _raw(state: Any) -> Any:
@@ -189,8 +191,12 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         if not self._read_only and jax.process_index() == 0:
-            for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+            for _ in range(20):  # writes that are still under way put new files into it
+                for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+                if not any(self._folder.glob("*.orbax-checkpoint-tmp*")):
+                    break
+                time.sleep(0.05)
 
     def restore(
         self, target: State, sharding: Any, step: int | None = None

@@ -54,6 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "evals": {
                 "validation": {"name": "mean", "split": "validation"},
                 "samples": {"name": "samples"},
+                "floors": {"name": "ngram"},
             },
             "run": {"steps": 2000, "batch_size": 12, "best": "validation/loss"},
         }
