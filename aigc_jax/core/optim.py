@@ -7,7 +7,7 @@ learning rates are one compilation, and `vmap` over `hyper` makes a sweep one pr
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
         for key, value in vars(room).items()
         if inspect.isfunction(value)
         and "learning_rate" in inspect.signature(value).parameters
-        and not key.startswith("scale_by_")
+        and not key.startswith(("scale_by_", "_"))
     }
     if name in known:
         return known[name]  # type: ignore[no-any-return]
@@ -179,7 +179,7 @@ def make(
     steps: int,
     *,
     name: str = "adamw",
-    schedule: str = "cosine",
+    schedule: Literal["constant", "linear", "cosine", "wsd", "rsqrt"] = "cosine",
     decay_steps: int | None = None,
     ema: bool = False,
     args: tuple = (),

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError, nearest
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     keep: int = 2
     best: str = ""
     keep_best: int = 1
-    on_bad: str = "stop"
+    on_bad: Literal["stop", "skip", "rollback"] = "stop"
     max_bad: int = 10
     spike: float = 0.0
     tensorboard: bool = True
