@@ -45,8 +45,8 @@ def test_stop_names_the_tensor_dumps_the_batch_and_leaves_the_checkpoint(tmp_pat
     assert found["state"] == "failed"
     assert "step 6" in found["reason"]
     # The same command with clean data goes on from the last checkpoint.
-    whole = toy.loop(tmp_path / "whole", save_every=4).run()
-    done = toy.loop(tmp_path, save_every=4).run()
+    whole = toy.loop(tmp_path / "whole", save_every=4, steps_per_call=1).run()
+    done = toy.loop(tmp_path, save_every=4, steps_per_call=1).run()
     toy.same(whole.state, done.state)
     assert toy.rows(tmp_path) == toy.rows(tmp_path / "whole")
 

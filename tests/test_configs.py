@@ -47,12 +47,12 @@ def test_a_recipe_is_complete_and_survives_its_file(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains_two_steps_and_is_evaluated(recipe: str) -> None:
+def test_a_recipe_trains_two_steps_and_is_evaluated(recipe: str, tmp_path: Path) -> None:
     cfg = tiny(recipe)
     built = wire.parts(cfg)
     written: dict[int, str] = {}
     signals = SimpleNamespace(interruptible=lambda function: function)
-    judges = wire.evaluators(built, signals, written.__setitem__)
+    judges = wire.evaluators(built, signals, tmp_path, written.__setitem__)
     assert judges.keys() == config.to_dict(cfg)["evals"].keys()
 
     hyper = {name: np.float32(value) for name, value in built.config["hyper"].items()}
@@ -78,3 +78,5 @@ def test_a_recipe_trains_two_steps_and_is_evaluated(recipe: str) -> None:
     assert best in found  # what `run.best` goes by is measured
     if "samples" in judges:
         assert written[2]
+    if "floors" in judges:
+        assert (tmp_path / "floors.json").is_file()

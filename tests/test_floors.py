@@ -34,7 +34,7 @@ def test_floors_are_added_to_those_there_and_made_once(tmp_path: Path) -> None:
         assert evaluate(None, 0) == {}
         floors = json.loads((run / "floors.json").read_text())["validation/loss"]
         by_hand = -np.log([(2 + 2 / 3) / 5, (1 + 2 / 3) / 5, (2 / 3) / 5]).mean()
-        assert floors == {"uniform": math.log(3), "1-gram": pytest.approx(by_hand, rel=1e-12)}
+        assert floors == {"uniform": math.log(3), "unigram": pytest.approx(by_hand, rel=1e-12)}
     assert len(list(cache.iterdir())) == 1
 
 

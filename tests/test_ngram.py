@@ -56,9 +56,7 @@ def test_higher_orders_learn_a_cycle():
     assert losses[2] < 0.1
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "orders"), [([], [1], 2), ([1], [], 2), ([1], [1], 0)]
-)
+@pytest.mark.parametrize(("train", "test", "orders"), [([], [1], 2), ([1], [], 2), ([1], [1], 0)])
 def test_bad_input(train, test, orders):
     with pytest.raises(ValueError, match="expected 1 or more"):
         witten_bell(np.array(train), np.array(test), symbols=3, orders=orders)

@@ -166,7 +166,7 @@ def test_every_part_has_a_name_of_its_own() -> None:
     assert set(names) == expected
 
 
-FRESH = Transformer(300, 64, layers=2, heads=2, width=128, bias=True, tied=False)
+FRESH = Transformer(300, 64, layers=2, heads=2, width=128, bias=True, tied=False, init_std=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,8 @@ def test_the_first_weights_have_gpt_2s_sizes(fresh: Any) -> None:
         elif last == "scale":
             assert (leaf == 1).all(), name
         else:
-            std = 0.02 / math.sqrt(2 * FRESH.layers) if "/out/" in name else 0.02
+            std = 0.03 if last == "kernel" else 0.02
+            std /= math.sqrt(2 * FRESH.layers) if "/out/" in name else 1
             assert float(leaf.std()) == pytest.approx(std, rel=0.04), name
             assert abs(float(leaf.mean())) < 0.03 * std, name
 
@@ -234,6 +235,7 @@ def test_dropout_is_off_unless_asked_for() -> None:
         ({"layers": 0}, r"task\.model\.layers=0"),
         ({"width": -8}, r"task\.model\.width=-8"),
         ({"mlp_ratio": 0}, r"task\.model\.mlp_ratio=0"),
+        ({"init_std": 0.0}, r"task\.model\.init_std=0\.0: expected above 0"),
         ({"dropout": 1.0}, r"task\.model\.dropout=1\.0: expected a number in \[0, 1\)"),
         ({"dtype": "float64"}, r"task\.model\.dtype='float64': expected float32, bfloat16"),
     ],

@@ -46,7 +46,8 @@ def make(
             symbols=context.data.spec.facts["vocab_size"],
             orders=orders,
         )
-        return {f"{k}-gram": float(-np.log(p).mean()) for k, p in enumerate(scored, 1)}
+        names = ["unigram", *(f"{k}-gram" for k in range(2, orders + 1))]
+        return {name: float(-np.log(p).mean()) for name, p in zip(names, scored, strict=True)}
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
         nonlocal made
