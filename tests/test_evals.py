@@ -151,6 +151,13 @@ def test_samples_are_written_with_the_same_key_each_time(file: str) -> None:
         assert set(sample) <= set(TEXT)
 
 
+def test_without_a_prompt_a_sample_begins_as_the_validation_part_does(file: str) -> None:
+    data = data_of(file, 2)
+    context, weights = context_of(data)
+    samples.make(context, count=3, number=1)(weights, 0)
+    assert context.written[0][0] == data.tokenizer.decode(data.ids["validation"][:1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

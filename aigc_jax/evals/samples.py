@@ -13,7 +13,7 @@ from aigc_jax.errors import UserError
 def make(
     context: Any,
     *,
-    prompt: str = "\n",
+    prompt: str = "",
     count: int = 256,
     number: int = 2,
     temperature: float = 0.8,
@@ -24,8 +24,9 @@ def make(
     The same key at every step, so that what changes is the model.
 
     Args:
-      context: what the wiring knows; reads `sample`, `tokenizer`, `write_sample`.
-      prompt: where each sample begins. count: tokens to write. number: samples.
+      context: what the wiring knows; reads `data`, `sample`, `tokenizer`, `write_sample`.
+      prompt: where each sample begins; "" is the first token of the validation part.
+      count: tokens to write. number: samples.
       temperature, top_k: see the task's `sample`.
 
     Raises:
@@ -36,7 +37,11 @@ def make(
         raise UserError("evals: 'samples' writes text; this task or its data has none.")
     if number < 1:
         raise UserError(f"evals: number={number} samples: expected 1 or more.")
-    ids = np.tile(context.tokenizer.encode(prompt), (number, 1))
+    if prompt:
+        start = context.tokenizer.encode(prompt)
+    else:
+        start = context.data.splits["validation"].batch(0, (0, 1))["inputs"][0, :1]
+    ids = np.tile(start, (number, 1))
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
         tokens = context.sample(
