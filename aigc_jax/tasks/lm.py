@@ -39,7 +39,9 @@ def make(
     Args:
       spec: the data's spec; reads the facts vocab_size, context, token_bytes.
       optimizer: from `core.optim.make`.
-      model: `name` of a module in `models/` and its settings.
+      model: `name` of a module in `models/` and its settings. The module takes `vocab_size` and
+        `context`; `check()` raises UserError for sizes that do not fit; `empty_cache(batch)` makes
+        what sampling remembers; and it is called and answers as `models.transformer.Transformer`.
       label_smoothing: see `losses.token.cross_entropy`.
       accumulate: micro-batches a step.
     """

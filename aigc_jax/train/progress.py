@@ -4,7 +4,6 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from aigc_jax.core.units import clock, figure, human
@@ -97,12 +96,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
