@@ -150,11 +150,9 @@ class Loop:
     def _compile(self) -> None:
         shape = program.global_batch(self.batch_at(self.step + self.shift), self.placement)
         abstract = jax.eval_shape(lambda s: s, self.state)
-        start = time.perf_counter()
         self.program = program.build(
             self._step, abstract, shape, self.placement, self.settings.steps_per_call
         )
-        self.compile_seconds = time.perf_counter() - start
         self.flops = count_flops(self._step, abstract, shape)
         self.peak = peak.Peak()
 
