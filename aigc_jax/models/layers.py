@@ -1,9 +1,10 @@
 """Parts that transformers share.
 
-Letters in names: B batch, T query time, S key time, N = B*T, C width, H heads, D width of a head,
-V vocabulary.
+Letters in names: B batch, T query time, S key time, N = B*T, C width, H heads, K heads of keys and
+values, R = H/K queries that share a key, D width of a head, F inner width of the MLP.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,10 +16,24 @@ MASKED = -1e30
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one attention layer, [B, S, H, D] each."""
+    """Keys and values of one attention layer, [B, S, K, D] each."""
 
     key: jax.Array
     value: jax.Array
+
+
+class View(NamedTuple):
+    """What the layers of one call share.
+
+    mask_BTS: True where a query may look at a key. positions_BT: int, each token's place in its
+    document. bias_BHTS: added to the attention logits, or None. start: int32 scalar, the place in
+    the cache where the call's first key goes.
+    """
+
+    mask_BTS: jax.Array
+    positions_BT: jax.Array
+    bias_BHTS: jax.Array | None
+    start: jax.Array
 
 
 def fence(x: jax.Array) -> jax.Array:
@@ -31,134 +46,211 @@ def fence(x: jax.Array) -> jax.Array:
 
 
 def attention_mask(
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    query_segments: jax.Array | None = None,
-    key_segments: jax.Array | None = None,
+    query_BT: jax.Array,
+    key_BS: jax.Array,
+    *,
+    window: int = 0,
+    prefix_B: jax.Array | None = None,
+    start_B: jax.Array | None = None,
+    segments: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Returns who may look at whom, bool [B, T, S]: no later position, no other segment.
+    """Returns who may look at whom, bool [B, T, S].
 
     Args:
-      query_positions: int [B, T]. key_positions: int [B, S], counted along the row.
-      query_segments, key_segments: int [B, T] and [B, S]; None when a row is one document.
+      query_BT, key_BS: int, places counted along the row. No query sees a later key.
+      window: a query sees this many places, its own included; 0 for all.
+      prefix_B: int, how many places at a row's beginning all see each other, later ones too
+        (prefix LM: Raffel et al. 2020, arXiv:1910.10683, section 3.2.1).
+      start_B: int, where a row's first real token stands; nobody sees the padding before it.
+      segments: int [B, T] of the queries and [B, S] of the keys; nobody sees another segment.
     """
-    mask = key_positions[:, None, :] <= query_positions[:, :, None]
-    if query_segments is not None and key_segments is not None:
-        mask &= key_segments[:, None, :] == query_segments[:, :, None]
-    return mask
+    query, key = query_BT[:, :, None], key_BS[:, None, :]
+    mask_BTS = key <= query
+    if window:
+        mask_BTS &= query - key < window
+    if prefix_B is not None:
+        mask_BTS |= jnp.maximum(query, key) < prefix_B[:, None, None]
+    if start_B is not None:
+        mask_BTS &= key >= start_B[:, None, None]
+    if segments is not None:
+        mask_BTS &= segments[0][:, :, None] == segments[1][:, None, :]
+    return mask_BTS
 
 
-class LayerNorm(nn.Module):
-    """Layer normalization over the last axis, computed in float32 (Ba et al. 2016,
-    arXiv:1607.06450). [..., C] -> [..., C] in `dtype`.
+class Norm(nn.Module):
+    """Normalization over the last axis, computed in float32. [..., C] -> [..., C] in `dtype`.
+
+    Attributes:
+      center: subtract the mean: layer normalization (Ba et al. 2016, arXiv:1607.06450), else RMS
+        normalization (Zhang & Sennrich 2019, arXiv:1910.07467).
+      bias: whether there is one; only with `center`.
     """
 
+    center: bool
     bias: bool
     dtype: Any
+    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        mean = x32.mean(-1, keepdims=True)
-        variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
-        y = (x32 - mean) * jax.lax.rsqrt(variance + 1e-5)
-        shape = (1,) * (x.ndim - 1) + (x.shape[-1],)
-        y *= self.param("scale", nn.initializers.ones, (x.shape[-1],)).reshape(shape)
-        if self.bias:
-            y += self.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape(shape)
+        y = x.astype(jnp.float32)
+        if self.center:
+            y = y - y.mean(-1, keepdims=True)
+        epsilon = 1e-5 if self.center else 1e-6
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
+        row, shape = x.shape[-1:], (1,) * (x.ndim - 1) + x.shape[-1:]
+        y *= self.param("scale", nn.initializers.ones, row, self.param_dtype).reshape(shape)
+        if self.bias and self.center:
+            y += self.param("bias", nn.initializers.zeros, row, self.param_dtype).reshape(shape)
         return y.astype(self.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
+    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), with fewer
+    heads of keys and values than of queries if asked (GQA: Ainslie et al. 2023, arXiv:2305.13245).
 
     Dense layers see [N, C] rather than [B, T, C]: the same products, but XLA's CPU compiler then
-    makes no transposed copies for the weights' gradients.
+    makes no transposed copies for the weights' gradients. One product makes queries, keys and
+    values; its columns are ordered by group (the R queries of a group, its key, its value), so
+    that a mesh may split them between groups.
 
     Attributes:
-      heads: H. width: C, a multiple of H. dropout: on the attention weights and on the output.
+      heads: H. kv_heads: K, a divisor of H. width: C, a multiple of H.
+      dense: makes a dense layer from features, name and kernel_init.
+      qk_norm: makes the norm of queries and of keys from a name, or None (Henry et al. 2020,
+        arXiv:2010.04245).
+      rotate: turns queries and keys by their positions, or None.
+      cap: the logits stay within +-cap by tanh (Gemma 2, arXiv:2408.00118, section 2); 0 for none.
+      dropout: on the attention weights and on the output.
       std, out_std: standard deviations of the initial weights; the second is the output
         projection's.
     """
 
     heads: int
+    kv_heads: int
     width: int
+    dense: Callable[..., nn.Module]
+    qk_norm: Callable[..., nn.Module] | None
+    rotate: Callable[[jax.Array, jax.Array], jax.Array] | None
+    cap: float
     dropout: float
-    bias: bool
     std: float
     out_std: float
-    dtype: Any
 
     @nn.compact
     def __call__(
-        self,
-        x_NC: jax.Array,
-        mask_BTS: jax.Array,
-        *,
-        cache: LayerCache | None,
-        start: jax.Array | None,
-        deterministic: bool,
+        self, x_NC: jax.Array, view: View, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attends.
 
         Args:
-          x_NC: the layer's input. mask_BTS: True where a query may look at a key.
-          cache: keys and values of earlier calls, or None. start: int scalar, the place in the
-            cache where this call's first key goes. deterministic: no dropout.
+          x_NC: the layer's input. cache: keys and values of earlier calls, or None.
 
         Returns:
           [N, C], and the cache with this call's keys and values in place.
         """
-        batch, time, _ = mask_BTS.shape
-        depth = self.width // self.heads
-
-        def dense(name: str, std: float) -> nn.Dense:
-            return nn.Dense(
-                self.width, use_bias=self.bias, dtype=self.dtype, name=name,
-                kernel_init=nn.initializers.normal(std),
-            )  # fmt: skip
-
-        def split(x: jax.Array) -> jax.Array:
-            return x.reshape(batch, time, self.heads, depth)
-
-        q_BTHD = split(dense("query", self.std)(x_NC))
-        k_BSHD = split(dense("key", self.std)(x_NC))
-        v_BSHD = split(dense("value", self.std)(x_NC))
-        if cache is not None and start is not None:
+        q_BTHD, k_BSKD, v_BSKD = self._project(x_NC, view)
+        if cache is not None:
             put = jax.lax.dynamic_update_slice_in_dim
-            k_BSHD = put(cache.key, k_BSHD.astype(cache.key.dtype), start, axis=1)
-            v_BSHD = put(cache.value, v_BSHD.astype(cache.value.dtype), start, axis=1)
-            cache = LayerCache(k_BSHD, v_BSHD)
-        att_BHTS = jnp.einsum("bthd,bshd->bhts", q_BTHD, k_BSHD) * depth**-0.5
-        att_BHTS = jnp.where(mask_BTS[:, None], att_BHTS.astype(jnp.float32), MASKED)
-        att_BHTS = jax.nn.softmax(att_BHTS, axis=-1).astype(self.dtype)
-        att_BHTS = nn.Dropout(self.dropout, name="dropout_weights")(
-            att_BHTS, deterministic=deterministic
+            k_BSKD = put(cache.key, k_BSKD.astype(cache.key.dtype), view.start, axis=1)
+            v_BSKD = put(cache.value, v_BSKD.astype(cache.value.dtype), view.start, axis=1)
+            cache = LayerCache(k_BSKD, v_BSKD)
+        batch, time, _, depth = q_BTHD.shape
+        q_BTKRD = q_BTHD.reshape(batch, time, self.kv_heads, -1, depth)
+        att_BKRTS = jnp.einsum("btkrd,bskd->bkrts", q_BTKRD, k_BSKD.astype(q_BTKRD.dtype))
+        att_BHTS = att_BKRTS.reshape(batch, self.heads, time, -1).astype(jnp.float32) * depth**-0.5
+        if self.cap:
+            att_BHTS = self.cap * jnp.tanh(att_BHTS / self.cap)
+        if view.bias_BHTS is not None:
+            att_BHTS += view.bias_BHTS
+        att_BHTS = jnp.where(view.mask_BTS[:, None], att_BHTS, MASKED)
+        att_BHTS = jax.nn.softmax(att_BHTS, axis=-1).astype(x_NC.dtype)
+        att_BHTS = nn.Dropout(self.dropout, name="dropout_weights")(att_BHTS, deterministic=False)
+        att_BKRTS = att_BHTS.reshape(att_BKRTS.shape)
+        y_BTKRD = jnp.einsum("bkrts,bskd->btkrd", att_BKRTS, v_BSKD.astype(x_NC.dtype))
+        y_NC = self.dense(self.width, name="out", kernel_init=nn.initializers.normal(self.out_std))(
+            y_BTKRD.reshape(x_NC.shape)
         )
-        y_NC = jnp.einsum("bhts,bshd->bthd", att_BHTS, v_BSHD).reshape(x_NC.shape)
-        y_NC = dense("out", self.out_std)(y_NC)
-        return nn.Dropout(self.dropout, name="dropout")(y_NC, deterministic=deterministic), cache
+        return nn.Dropout(self.dropout, name="dropout")(y_NC, deterministic=False), cache
+
+    def _project(self, x_NC: jax.Array, view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries [B, T, H, D], keys and values [B, T, K, D]."""
+        batch, time = view.positions_BT.shape
+        depth, group = self.width // self.heads, self.heads // self.kv_heads + 2
+        qkv = self.dense(
+            self.kv_heads * group * depth, name="qkv", kernel_init=nn.initializers.normal(self.std)
+        )(x_NC).reshape(batch, time, self.kv_heads, group, depth)
+        q = qkv[:, :, :, :-2].reshape(batch, time, self.heads, depth)
+        k, v = qkv[:, :, :, -2], qkv[:, :, :, -1]
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(name="query_norm")(q), self.qk_norm(name="key_norm")(k)
+        if self.rotate is not None:
+            q, k = self.rotate(q, view.positions_BT), self.rotate(k, view.positions_BT)
+        return q, k, v
+
+
+# Of the MLP, by name. A gated one multiplies the activation of a second product by the first.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # arXiv:1606.08415
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # GPT-2's
+    "swiglu": jax.nn.silu,  # Shazeer 2020, arXiv:2002.05202
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, arXiv:2109.08668
+}
+GATED = {"swiglu"}
 
 
 class MLP(nn.Module):
-    """Two dense layers with a GELU between. [N, C] -> [N, C]; `hidden` is the inner width."""
+    """Two dense layers with an activation between. [N, C] -> [N, C].
 
+    Attributes:
+      activation: a name in ACTIVATIONS. hidden: F. The others: see `Attention`.
+    """
+
+    activation: str
     width: int
     hidden: int
+    dense: Callable[..., nn.Module]
     dropout: float
-    bias: bool
     std: float
     out_std: float
-    dtype: Any
 
     @nn.compact
-    def __call__(self, x_NC: jax.Array, *, deterministic: bool) -> jax.Array:
-        def dense(features: int, name: str, std: float) -> nn.Dense:
-            return nn.Dense(
-                features, use_bias=self.bias, dtype=self.dtype, name=name,
-                kernel_init=nn.initializers.normal(std),
-            )  # fmt: skip
+    def __call__(self, x_NC: jax.Array) -> jax.Array:
+        init, act = nn.initializers.normal(self.std), ACTIVATIONS[self.activation]
+        h_NF = self.dense(self.hidden, name="hidden", kernel_init=init)(x_NC)
+        if self.activation in GATED:
+            h_NF = act(self.dense(self.hidden, name="gate", kernel_init=init)(x_NC)) * h_NF
+        else:
+            h_NF = act(h_NF)
+        y_NC = self.dense(self.width, name="out", kernel_init=nn.initializers.normal(self.out_std))(
+            h_NF
+        )
+        return nn.Dropout(self.dropout, name="dropout")(y_NC, deterministic=False)
 
-        h = jax.nn.gelu(dense(self.hidden, "hidden", self.std)(x_NC), approximate=False)
-        y = dense(self.width, "out", self.out_std)(h)
-        return nn.Dropout(self.dropout, name="dropout")(y, deterministic=deterministic)
+
+class Block(nn.Module):
+    """Attention, then the MLP, each added to its input. The parts are handed in, ready made.
+
+    The norm stands before the layer (x + f(norm(x)): Xiong et al. 2020, arXiv:2002.04745) or, if
+    `post`, after the sum (norm(x + f(x)): Vaswani et al. 2017).
+    """
+
+    attention_norm: nn.Module
+    attention: nn.Module
+    mlp_norm: nn.Module
+    mlp: nn.Module
+    post: bool
+
+    def __call__(
+        self, x_NC: jax.Array, cache: LayerCache | None, view: View
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """[N, C] -> [N, C] and the layer's cache; see `Attention`."""
+        before, after = self._around(self.attention_norm)
+        y_NC, cache = self.attention(before(x_NC), view, cache)
+        x_NC = after(x_NC + y_NC)
+        before, after = self._around(self.mlp_norm)
+        return after(x_NC + self.mlp(before(x_NC))), cache
+
+    def _around(self, norm: Any) -> tuple[Any, Any]:
+        """What is done before the layer and after the sum."""
+        return ((lambda x: x), norm) if self.post else (norm, (lambda x: x))

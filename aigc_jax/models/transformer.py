@@ -1,68 +1,79 @@
-"""A decoder-only transformer (GPT-2: Radford et al. 2019).
+"""A decoder-only transformer (GPT-2: Radford et al. 2019) and the variants that papers ablate.
 
-Letters in names: B batch, T query time, S key time, N = B*T, C width, V vocabulary.
+Letters in names: B batch, T query time, S key time, N = B*T, C width, H heads, K heads of keys and
+values, D width of a head, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from aigc_jax.errors import UserError
-from aigc_jax.models.layers import MLP, Attention, LayerCache, LayerNorm, attention_mask, fence
+from aigc_jax.models.layers import (
+    GATED,
+    MLP,
+    Attention,
+    Block,
+    LayerCache,
+    Norm,
+    View,
+    attention_mask,
+    fence,
+)
+from aigc_jax.models.positions import alibi, rotate, sinusoidal
+
+# What the backward pass finds instead of computing it again; the rest of a block is recomputed.
+REMAT = {
+    "block": jax.checkpoint_policies.nothing_saveable,  # only each block's input
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # what dense layers gave
+}
 
 
 class Cache(NamedTuple):
-    """What decoding remembers: a `LayerCache` per layer and how many places are filled."""
+    """What decoding remembers.
 
-    layers: tuple[LayerCache, ...]
-    length: jax.Array  # int32 []
+    layers: keys and values, a `LayerCache` per layer, or one with a leading layer axis when the
+    layers are scanned. length: int32 [], how many slots are filled. start_B: int32 [B], the slot
+    of each row's first token; the slots before it are padding.
+    """
 
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). The parts are handed in, ready made."""
-
-    attention_norm: nn.Module
-    attention: nn.Module
-    mlp_norm: nn.Module
-    mlp: nn.Module
-
-    def __call__(
-        self,
-        x_NC: jax.Array,
-        mask_BTS: jax.Array,
-        *,
-        cache: LayerCache | None,
-        start: jax.Array | None,
-        deterministic: bool,
-    ) -> tuple[jax.Array, LayerCache | None]:
-        """[N, C] -> [N, C] and the layer's cache; see `Attention`."""
-        y_NC, cache = self.attention(
-            self.attention_norm(x_NC),
-            mask_BTS,
-            cache=cache,
-            start=start,
-            deterministic=deterministic,
-        )
-        x_NC = x_NC + y_NC
-        return x_NC + self.mlp(self.mlp_norm(x_NC), deterministic=deterministic), cache
+    layers: Any
+    length: jax.Array
+    start_B: jax.Array
 
 
 class Transformer(nn.Module):
     """A GPT. The defaults are nanoGPT's recipe for a CPU.
 
     Attributes:
-      vocab_size: V. context: the most positions that it can tell apart.
-      layers, heads, width: depth, heads a layer, C; `heads` divides `width`.
-      mlp_ratio: the inner width of the MLP over C.
+      vocab_size: V. context: the most tokens in a row.
+      layers, heads, width: depth, H, C; `heads` divides `width`.
+      kv_heads: K, a divisor of `heads`: 1 is multi-query attention, 0 means as many as `heads`.
+      window: how many places a query sees, its own included; 0 for all before it.
+      positions: "learned" (added), "sinusoidal" (added), "rope", "alibi" or "none".
+      max_positions: rows of the learned table, at least `context`; 0 means `context`.
+      rope_base, rope_scaling, rope_factor: see `models.positions.rotate`.
+      mlp: "gelu" (exact), "gelu_tanh", "swiglu" or "relu2".
+      mlp_ratio: the inner width of the MLP over C; a gated one has 2/3 of it (rounded up to a
+        multiple of 8), which makes it as large as the others.
+      norm: "layernorm" or "rmsnorm". norm_place: "pre" or "post"; see `Block`.
+      qk_norm: normalize queries and keys. attention_cap, logit_cap: keep the attention's logits
+        and the output's within +-cap by tanh; 0 for none.
       dropout: in [0, 1), on embeddings, attention weights and both outputs of a block.
-      bias: whether dense layers and norms have biases.
+      bias: whether dense layers and layer norms have biases.
       init_std: standard deviation of the initial weights of dense layers; those that write into
         the residual stream begin smaller by sqrt(2 layers) (GPT-2, section 2.3). Embeddings begin
         with 0.02.
+      zero_init: those that write into the residual stream begin at zero instead.
       tied: the output layer is the embedding, transposed (Press & Wolf 2017, arXiv:1608.05859).
-      dtype: of activations and products; parameters, norms, softmax and logits are float32.
+      scan: one compiled block that runs `layers` times, its parameters stacked; see `stack` and
+        `unstack`. The same function; compiles faster, and runs slower at small widths.
+      remat: what the backward pass recomputes: "none", or see REMAT.
+      param_dtype: of the parameters. dtype: of activations and products; norms and softmax are
+        float32 inside. logits_dtype: of the output.
     """
 
     vocab_size: int
@@ -70,120 +81,318 @@ class Transformer(nn.Module):
     layers: int = 4
     heads: int = 4
     width: int = 128
+    kv_heads: int = 0
+    window: int = 0
+    positions: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "learned"
+    max_positions: int = 0
+    rope_base: float = 10_000.0
+    rope_scaling: Literal["none", "linear", "ntk"] = "none"
+    rope_factor: float = 1.0
+    mlp: Literal["gelu", "gelu_tanh", "swiglu", "relu2"] = "gelu"
     mlp_ratio: int = 4
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_place: Literal["pre", "post"] = "pre"
+    qk_norm: bool = False
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
     dropout: float = 0.0
     bias: bool = False
     init_std: float = 0.02
+    zero_init: bool = False
     tied: bool = True
-    dtype: str = "float32"
+    scan: bool = False
+    remat: Literal["none", "block", "products"] = "none"
+    param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    logits_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def check(self) -> None:
-        """Raises UserError when the sizes do not fit together."""
+        """Raises UserError for options that are out of range or do not fit together."""
+
+        def no(name: str, expected: str) -> UserError:
+            return UserError(f"task.model.{name}={getattr(self, name)!r}: expected {expected}.")
+
+        for name, field in type(self).__dataclass_fields__.items():
+            allowed = get_args(field.type)
+            if allowed and isinstance(allowed[0], str) and getattr(self, name) not in allowed:
+                raise no(name, f"one of {', '.join(allowed)}")
         for name in ("layers", "heads", "width", "mlp_ratio"):
             if getattr(self, name) < 1:
-                raise UserError(f"task.model.{name}={getattr(self, name)}: expected 1 or more.")
+                raise no(name, "1 or more")
+        for name in ("kv_heads", "window", "max_positions", "attention_cap", "logit_cap"):
+            if not getattr(self, name) >= 0:
+                raise no(name, "0 or more")
+        for name in ("init_std", "rope_base"):
+            if not getattr(self, name) > 0.0:
+                raise no(name, "a number above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise no("dropout", "a number in [0, 1)")
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.width % self.heads:
             raise UserError(
                 f"task.model: width={self.width} is not a multiple of heads={self.heads};"
                 f" try width={self.width // self.heads * self.heads or self.heads}."
             )
-        if self.init_std <= 0.0:
-            raise UserError(f"task.model.init_std={self.init_std}: expected above 0.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"task.model.dropout={self.dropout}: expected a number in [0, 1).")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
+        if self.heads % (self.kv_heads or self.heads):
+            fits = [k for k in range(1, self.heads + 1) if self.heads % k == 0]
             raise UserError(
-                f"task.model.dtype='{self.dtype}': expected float32, bfloat16 or float16."
+                f"task.model: kv_heads={self.kv_heads} does not divide heads={self.heads};"
+                f" it can be {', '.join(map(str, fits))}."
+            )
+        depth = self.width // self.heads
+        if self.positions == "rope" and depth % 2:
+            raise UserError(
+                f"task.model: positions='rope' turns pairs of channels, and a head has"
+                f" width/heads = {depth}, an odd number."
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise UserError(
+                f"task.model: positions='sinusoidal' needs an even width, not {self.width}."
+            )
+        if (self.rope_scaling, self.rope_factor) != ("none", 1.0):
+            if self.positions != "rope":
+                raise UserError(
+                    f"task.model: rope_scaling='{self.rope_scaling}' and rope_factor="
+                    f"{self.rope_factor} go with positions='rope', not '{self.positions}'."
+                )
+            if self.rope_scaling == "none" or not self.rope_factor >= 1.0:
+                raise UserError(
+                    f"task.model: rope_factor={self.rope_factor} with rope_scaling="
+                    f"'{self.rope_scaling}': expected 1 or above, and 'linear' or 'ntk'."
+                )
+        if self.max_positions and self.positions != "learned":
+            raise UserError(
+                f"task.model: max_positions={self.max_positions} is the size of the learned table;"
+                f" positions='{self.positions}' has none. Leave it at 0."
+            )
+        if 0 < self.max_positions < self.context:
+            raise UserError(
+                f"task.model: a context of {self.context} is longer than the {self.max_positions}"
+                f" learned positions; set task.model.max_positions={self.context} (or 0), or"
+                f" data.context={self.max_positions}, or take positions='rope' or 'alibi'."
             )
 
-    def empty_cache(self, batch: int) -> Cache:
-        """Returns a cache with room for `context` positions in each of `batch` rows."""
-        shape = (batch, self.context, self.heads, self.width // self.heads)
-        zeros = jnp.zeros(shape, self.dtype)
-        return Cache(tuple(LayerCache(zeros, zeros) for _ in range(self.layers)), jnp.int32(0))
+    def empty_cache(
+        self, batch: int, size: int | None = None, start_B: jax.Array | None = None
+    ) -> Cache:
+        """Returns a cache with room for `size` tokens (default: `context`) in each row.
 
-    @nn.compact
+        Args:
+          start_B: int32 [B], how many slots at a row's beginning are padding; default none. A
+            token's position is counted from there, so `size` may be more than `context`.
+        """
+        heads = self.kv_heads or self.heads
+        shape = (batch, size or self.context, heads, self.width // self.heads)
+        if self.scan:
+            zeros = jnp.zeros((self.layers, *shape), self.dtype)
+            layers: Any = LayerCache(zeros, zeros)
+        else:
+            zeros = jnp.zeros(shape, self.dtype)
+            layers = tuple(LayerCache(zeros, zeros) for _ in range(self.layers))
+        start_B = jnp.zeros(batch, jnp.int32) if start_B is None else start_B
+        return Cache(layers, jnp.int32(0), start_B)
+
+    def head(self, params: Any) -> jax.Array:
+        """Returns the output layer, [V, C], out of the model's parameters."""
+        return params["embed" if self.tied else "head"]
+
     def __call__(
         self,
         tokens_BT: jax.Array,
         *,
         positions_BT: jax.Array | None = None,
         segments_BT: jax.Array | None = None,
+        prefix_B: jax.Array | None = None,
         cache: Cache | None = None,
         deterministic: bool = True,
+        last: bool = False,
     ) -> tuple[jax.Array, Cache | None]:
         """Predicts the next token at every place.
 
         Args:
-          tokens_BT: int [B, T], T at most `context`.
+          last: only at the last place. The others: see `features`.
+
+        Returns:
+          Logits, [B, T, V] ([B, 1, V] if `last`), and the new cache (None if none was given).
+        """
+        x_BTC, cache = self.features(
+            tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, prefix_B=prefix_B,
+            cache=cache, deterministic=deterministic,
+        )  # fmt: skip
+        x_BTC = x_BTC[:, -1:] if last else x_BTC
+        logits_NV = jnp.einsum(
+            "nc,vc->nv",
+            x_BTC.reshape(-1, self.width),
+            self.head(self.variables["params"]).astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        if self.logit_cap:
+            logits_NV = self.logit_cap * jnp.tanh(logits_NV / self.logit_cap)
+        logits_BTV = logits_NV.reshape(*x_BTC.shape[:2], self.vocab_size)
+        return logits_BTV.astype(self.logits_dtype), cache
+
+    @nn.compact
+    def features(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        positions_BT: jax.Array | None = None,
+        segments_BT: jax.Array | None = None,
+        prefix_B: jax.Array | None = None,
+        cache: Cache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns what the output layer reads, [B, T, C] in `dtype`, and the new cache.
+
+        Args:
+          tokens_BT: int [B, T], T at most `context`, more only with a cache that has room.
           positions_BT: int [B, T], each token's place within its document; counted along the row
             (after what the cache holds) when not given.
           segments_BT: int [B, T], which document of the row a token belongs to; tokens see their
-            own document alone. Not together with a cache.
+            own document alone. Not together with a cache or a prefix.
+          prefix_B: int [B], how many tokens at a row's beginning see each other both ways. With a
+            cache the whole prefix comes in the first call.
           cache: what earlier calls left; the new tokens stand after them.
           deterministic: False applies dropout, with the random stream "dropout".
 
-        Returns:
-          Logits, float32 [B, T, V], and the new cache (None if none was given).
-
         Raises:
-          UserError: T is more than `context`; segments together with a cache.
+          UserError: T is more than `context` or than the cache holds; segments together with a
+            cache or a prefix.
         """
         batch, time = tokens_BT.shape
-        if time > self.context:
-            raise UserError(f"{time} tokens in a row; the model's context is {self.context}.")
-        if cache is not None and segments_BT is not None:
-            raise UserError("segments can't be told apart with a cache; pass one or the other.")
-        start = jnp.int32(0) if cache is None else cache.length
-        row_BT = jnp.broadcast_to(start + jnp.arange(time), (batch, time))
-        if cache is None:
-            mask_BTS = attention_mask(row_BT, row_BT, segments_BT, segments_BT)
-        else:
-            slots_BS = jnp.broadcast_to(jnp.arange(self.context), (batch, self.context))
-            mask_BTS = attention_mask(row_BT, slots_BS)
-        positions_BT = row_BT if positions_BT is None else positions_BT
-
-        init = nn.initializers.normal(0.02)
-        embed = self.param("embed", init, (self.vocab_size, self.width))
-        place = self.param("positions", init, (self.context, self.width))
-        x_BTC = embed.astype(self.dtype)[tokens_BT] + place.astype(self.dtype)[positions_BT]
+        self._check_call(time, segments_BT, prefix_B, cache)
+        dropout = 0.0 if deterministic else self.dropout
+        view = self._view(batch, time, positions_BT, segments_BT, prefix_B, cache)
+        x_BTC = self._embed(tokens_BT, view.positions_BT)
         x_NC = x_BTC.reshape(batch * time, self.width)
-        x_NC = nn.Dropout(self.dropout, name="dropout")(x_NC, deterministic=deterministic)
-
-        caches = []
-        for i in range(self.layers):
-            layer = None if cache is None else cache.layers[i]
-            x_NC, layer = self._block(i)(
-                fence(x_NC), mask_BTS, cache=layer, start=start, deterministic=deterministic
-            )
-            caches.append(layer)
-        x_NC = LayerNorm(self.bias, self.dtype, name="final_norm")(x_NC)
-
-        head = embed if self.tied else self.param("head", init, (self.vocab_size, self.width))
-        logits_NV = jnp.einsum(
-            "nc,vc->nv", x_NC, head.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        x_NC = nn.Dropout(dropout, name="dropout")(x_NC, deterministic=False)
+        x_NC, layers = self._blocks(x_NC, None if cache is None else cache.layers, view, dropout)
+        if self.norm_place == "pre":  # else the last block has ended with a norm
+            x_NC = self._norm()(name="final_norm")(x_NC)
         if cache is not None:
-            cache = Cache(tuple(c for c in caches if c is not None), start + time)
-        return logits_NV.reshape(batch, time, self.vocab_size), cache
+            cache = Cache(layers, cache.length + time, cache.start_B)
+        return x_NC.reshape(batch, time, self.width), cache
 
-    def _block(self, index: int) -> Block:
+    def _check_call(self, time: int, segments: Any, prefix: Any, cache: Cache | None) -> None:
+        if cache is None:
+            room, what = self.context, "the model's context"
+        else:
+            room, what = jax.tree.leaves(cache.layers)[0].shape[-3], "the cache's room"
+        if time > room:
+            raise UserError(f"{time} tokens in a row; {what} is {room}.")
+        if segments is not None and cache is not None:
+            raise UserError("segments can't be told apart with a cache; pass one or the other.")
+        if segments is not None and prefix is not None:
+            raise UserError("a prefix is counted along the row; pass it or segments, not both.")
+
+    def _view(
+        self,
+        batch: int,
+        time: int,
+        positions_BT: jax.Array | None,
+        segments_BT: jax.Array | None,
+        prefix_B: jax.Array | None,
+        cache: Cache | None,
+    ) -> View:
+        """Works out the masks and positions that all layers share."""
+        start = jnp.int32(0) if cache is None else cache.length
+        query_1T = (start + jnp.arange(time))[None]
+        key_1S = query_1T
+        if cache is not None:
+            key_1S = jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-3])[None]
+        if positions_BT is None:
+            padding = 0 if cache is None else cache.start_B[:, None]
+            positions_BT = jnp.maximum(jnp.broadcast_to(query_1T, (batch, time)) - padding, 0)
+        mask = attention_mask(
+            query_1T, key_1S, window=self.window, prefix_B=prefix_B,
+            start_B=None if cache is None else cache.start_B,
+            segments=None if segments_BT is None else (segments_BT, segments_BT),
+        )  # fmt: skip
+        bias = None
+        if self.positions == "alibi":
+            bias = alibi(query_1T[:, :, None] - key_1S[:, None, :], self.heads)
+        return View(mask, positions_BT, bias, start)
+
+    def _embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """Makes the parameters outside of the blocks; returns embeddings, [B, T, C]."""
+
+        def table(name: str, rows: int) -> jax.Array:
+            init = nn.initializers.normal(0.02)
+            return self.param(name, init, (rows, self.width), self.param_dtype)
+
+        embed = table("embed", self.vocab_size)
+        if not self.tied:
+            table("head", self.vocab_size)
+        x_BTC = embed.astype(self.dtype)[tokens_BT]
+        if self.positions == "learned":
+            places = table("position_embed", self.max_positions or self.context)
+            x_BTC += places.astype(self.dtype)[positions_BT]
+        elif self.positions == "sinusoidal":
+            x_BTC += sinusoidal(positions_BT, self.width).astype(self.dtype)
+        return x_BTC
+
+    def _blocks(self, x_NC: jax.Array, caches: Any, view: View, dropout: float) -> tuple[Any, Any]:
+        """Runs all blocks; returns [N, C] and their caches."""
+        block: Any = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        if self.scan:
+            scanned = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),
+                length=self.layers,
+            )
+            return scanned(**self._parts(dropout), name="blocks")(x_NC, caches, view)
+        after = []
+        for i in range(self.layers):
+            one = block(**self._parts(dropout), name=f"block_{i}")
+            x_NC, cache = one(fence(x_NC), None if caches is None else caches[i], view)
+            after.append(cache)
+        return x_NC, tuple(after)
+
+    def _norm(self) -> Any:
+        center = self.norm == "layernorm"
+        return partial(Norm, center, self.bias, self.dtype, self.param_dtype)
+
+    def _parts(self, dropout: float) -> dict[str, Any]:
+        """Makes the parts of one block."""
+        norm = self._norm()
         shared: dict[str, Any] = {
             "width": self.width,
-            "dropout": self.dropout,
-            "bias": self.bias,
+            "dense": partial(
+                nn.Dense, use_bias=self.bias, dtype=self.dtype, param_dtype=self.param_dtype
+            ),
+            "dropout": dropout,
             "std": self.init_std,
-            "out_std": self.init_std / (2 * self.layers) ** 0.5,
-            "dtype": self.dtype,
+            "out_std": 0.0 if self.zero_init else self.init_std / (2 * self.layers) ** 0.5,
             "parent": None,
         }
-        return Block(
-            attention_norm=LayerNorm(self.bias, self.dtype, parent=None),
-            attention=Attention(heads=self.heads, **shared),
-            mlp_norm=LayerNorm(self.bias, self.dtype, parent=None),
-            mlp=MLP(hidden=self.mlp_ratio * self.width, **shared),
-            name=f"block_{index}",
+        attention = Attention(
+            heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
+            qk_norm=norm if self.qk_norm else None,
+            rotate=partial(
+                rotate, base=self.rope_base, scaling=self.rope_scaling, factor=self.rope_factor
+            )
+            if self.positions == "rope"
+            else None,
+            cap=self.attention_cap,
+            **shared,
         )
+        hidden = self.mlp_ratio * self.width
+        if self.mlp in GATED:
+            hidden = -(-hidden * 2 // 3 // 8) * 8
+        return {
+            "attention_norm": norm(parent=None),
+            "attention": attention,
+            "mlp_norm": norm(parent=None),
+            "mlp": MLP(activation=self.mlp, hidden=hidden, **shared),
+            "post": self.norm_place == "post",
+        }
 
 
 make = Transformer
