@@ -34,6 +34,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of `ids` [N]. Raises UserError for an id outside [0, V)."""
 
+    def pieces(self) -> Sequence[bytes]:
+        """Returns the bytes that each id stands for, [V]; `END` for the end token."""
+
     def token_bytes(self) -> np.ndarray:
         """Returns int32 [V]: the UTF-8 bytes each id stands for, 0 for the end token."""
 

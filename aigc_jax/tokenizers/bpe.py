@@ -97,6 +97,10 @@ class BpeTokenizer:
         """Returns the text; cut characters become U+FFFD. Raises UserError for a wrong id."""
         return from_pieces(self._pieces, check_ids(ids, self.vocab_size))
 
+    def pieces(self) -> Sequence[bytes]:
+        """Returns the bytes of each token, [V]."""
+        return self._pieces
+
     def token_bytes(self) -> np.ndarray:
         """Returns int32 [V]: the bytes of each token, 0 for the end token."""
         return np.array(

@@ -32,8 +32,11 @@ class BytesTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text; cut characters become U+FFFD. Raises UserError for a wrong id."""
-        pieces = [*(bytes([i]) for i in range(256)), END.encode()]
-        return from_pieces(pieces, check_ids(ids, self.vocab_size))
+        return from_pieces(self.pieces(), check_ids(ids, self.vocab_size))
+
+    def pieces(self) -> Sequence[bytes]:
+        """Returns each byte, [V]."""
+        return [*(bytes([i]) for i in range(256)), *[END.encode()] * self.with_end]
 
     def token_bytes(self) -> np.ndarray:
         """Returns int32 [V]: ones, and 0 for the end token."""

@@ -67,6 +67,10 @@ class CharTokenizer:
         pieces = [*self.symbols, END]
         return "".join([pieces[i] for i in check_ids(ids, self.vocab_size).tolist()])
 
+    def pieces(self) -> Sequence[bytes]:
+        """Returns the UTF-8 of each symbol, [V]."""
+        return [*(c.encode() for c in self.symbols), *[END.encode()] * self.with_end]
+
     def token_bytes(self) -> np.ndarray:
         """Returns int32 [V]: 1 to 4 bytes a symbol, 0 for the end token."""
         return np.array([len(c.encode()) for c in self.symbols] + [0] * self.with_end, np.int32)
