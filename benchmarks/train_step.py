@@ -10,45 +10,17 @@ process, and for ours the share of the measured peak of a float32 matrix product
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+import turns
+from turns import Worker
+
 SHAPES = {
     "cpu": {"vocab": 65, "context": 64, "batch": 12, "layers": 4, "heads": 4, "width": 128},
     "mid": {"vocab": 65, "context": 256, "batch": 8, "layers": 6, "heads": 6, "width": 384},
     "gpt2": {"vocab": 50257, "context": 256, "batch": 2, "layers": 12, "heads": 12, "width": 768},
 }
-# The same allocator settings for both sides: keep big blocks instead of giving them back.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-
-
-class Worker:
-    """One process that takes steps when it is asked to."""
-
-    def __init__(self, python: str, script: str, told: dict[str, Any]) -> None:
-        self.process = subprocess.Popen(
-            [python, str(HERE / script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, **ALLOCATOR, "PYTHONPATH": str(HERE.parent)},
-        )  # fmt: skip
-        self._tell(told)
-
-    def _tell(self, words: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-
-    def run(self, steps: int) -> dict[str, float]:
-        """Takes steps; returns what the worker measured."""
-        self._tell({"steps": steps})
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("a worker ended; see its message above")
-        return json.loads(line)  # type: ignore[no-any-return]
 
 
 def workers(args: argparse.Namespace) -> dict[str, Worker]:
@@ -86,28 +58,19 @@ def main() -> None:
     args = parser.parse_args()
 
     everyone = workers(args)
-    for worker in everyone.values():
-        worker.run(3)  # compiles
-    first = next(iter(everyone.values())).run(5)["seconds"] / 5
-    steps = max(2, round(args.seconds / first))
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in everyone}
-    for _ in range(args.rounds):
-        for name, worker in everyone.items():
-            rounds[name].append(worker.run(steps))
-    base = [row["seconds"] for row in next(iter(rounds.values()))]
+    steps, answers = turns.take_turns(everyone, rounds=args.rounds, seconds=args.seconds, warm=3)
     print(f"{args.shape}: {SHAPES[args.shape]}, {args.rounds} rounds of {steps} steps,"
           f" {args.threads} threads\n")  # fmt: skip
     print("| | ms a step | times PyTorch eager (quartiles) | peak memory | of the peak |")
     print("|---|---|---|---|---|")
-    for name, rows in rounds.items():
-        ratios = [b / row["seconds"] for b, row in zip(base, rows, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        ms = 1e3 * statistics.median(row["seconds"] for row in rows) / steps
+    for name, rows in answers.items():
+        low, middle, high = turns.ratios(answers, name)
+        ms = turns.median_ms(rows, steps)
         share = ""
         if "flops" in rows[-1]:
-            speed = rows[-1]["flops"] / (ms / 1e3)
+            peak = max(row["peak"] for row in rows)
             share = (
-                f"{100 * speed / rows[-1]['peak']:.0f} % of {rows[-1]['peak'] / 1e9:.0f} GFLOP/s"
+                f"{100 * rows[-1]['flops'] / (ms / 1e3) / peak:.0f} % of {peak / 1e9:.0f} GFLOP/s"
             )
         print(f"| {name} | {ms:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
               f" {rows[-1]['memory'] / 2**20:.0f} MiB | {share} |")  # fmt: skip

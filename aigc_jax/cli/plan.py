@@ -1,6 +1,7 @@
 """`aigc plan CONFIG`: what a run would take, before it is started."""
 
 import argparse
+import json
 import statistics
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from aigc_jax.cli import front, wire
 from aigc_jax.core import config
 from aigc_jax.core.units import human
+from aigc_jax.errors import UserError
 
 
 def add(subparsers: Any) -> None:
@@ -16,14 +18,29 @@ def add(subparsers: Any) -> None:
         "plan", help="parameters, FLOPs, memory and hours of a run, from its compiled step"
     )
     front.add_config_arguments(parser)
-    parser.add_argument("--steps", type=int, default=10, help="steps to time (default 10)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="steps to time (default 10); 0 only counts"
+    )
+    parser.add_argument("--json", action="store_true", help="plain numbers, as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles the step, reads its memory, times a few steps, prints."""
-    cfg = config.load(args.config, args.overrides)
-    built = wire.parts(cfg)
+    """Counts, compiles the step, reads its memory, times a few steps, prints."""
+    if args.steps < 0:
+        raise UserError(f"--steps={args.steps}: expected 0 or more.")
+    built = wire.parts(config.load(args.config, args.overrides))
+    plan = _plan(built, args.steps)
+    if args.json:
+        print(json.dumps(plan))
+        return 0
+    for name, value in _words(plan, built.data.spec.facts.get("unit", "examples")):
+        print(f"{name:50} {value}")
+    return 0
+
+
+def _plan(built: wire.Parts, timed: int) -> dict[str, Any]:
+    """Returns plain numbers; those of speed and memory only if steps are timed."""
     import jax
     import numpy as np
 
@@ -40,41 +57,60 @@ def run(args: argparse.Namespace) -> int:
         name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
         for name, spec in built.data.spec.arrays.items()
     }
-    flops = count_flops(step, abstract, shape)
+    plan: dict[str, Any] = {
+        "parameters": tree.count(abstract.params),
+        "state_bytes": tree.size_bytes(abstract),
+        "steps": settings.steps,
+        "flops_a_step": count_flops(step, abstract, shape),
+    }
+    if not timed:
+        return plan
     begin = time.perf_counter()
     compiled = program.build(step, abstract, shape, built.placement, settings.steps_per_call)
-    compile_seconds = time.perf_counter() - begin
+    plan["compile_seconds"] = time.perf_counter() - begin
     memory = compiled.compiled.memory_analysis()
+    plan["argument_bytes"] = memory.argument_size_in_bytes
+    plan["temporary_bytes"] = memory.temp_size_in_bytes
 
     state = sharding.create(built.placement, init, jax.random.key(settings.seed), hyper)
     seconds = []
-    for i in range(args.steps + 1):
+    for i in range(timed + 1):
         rows = [built.data.batch(i, (jax.process_index(), jax.process_count()))]
         batches = program.stack(rows, compiled.capacity, built.placement)
         begin = time.perf_counter()
         state, metrics = compiled.run(state, batches, np.int32(1))
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - begin)
-    typical = statistics.median(seconds[1:] or seconds)
+    plan["seconds_a_step"] = statistics.median(seconds[1:])
+    plan["items_a_step"] = float(metrics["loss"][1][0])
     best = peak.Peak()
-    unit = built.data.spec.facts.get("unit", "examples")
-    items = float(metrics["loss"][1][0])
+    plan["peak_flops"], plan["peak_source"] = best.value, best.source
+    return plan
+
+
+def _words(plan: dict[str, Any], unit: str) -> list[tuple[str, str]]:
+    """The plan as lines for a reader."""
+    steps, flops = plan["steps"], plan["flops_a_step"]
     rows = [
-        ("parameters", f"{tree.count(abstract.params):,}"),
-        ("state (parameters, optimizer, averages)", f"{human(tree.size_bytes(abstract))}B"),
-        ("per device: arguments", f"{human(memory.argument_size_in_bytes)}B"),
-        ("per device: temporary", f"{human(memory.temp_size_in_bytes)}B"),
+        ("parameters", f"{plan['parameters']:,}"),
+        ("state (parameters, optimizer, averages)", f"{human(plan['state_bytes'])}B"),
         ("FLOPs a step (matrix products and convolutions)", human(flops)),
-        ("FLOPs in all", human(flops * settings.steps)),
-        (f"{unit} a step", human(items)),
-        (f"{unit} in all", human(items * settings.steps)),
-        ("compilation", f"{compile_seconds:.1f} s"),
-        (f"a step (median of {max(1, args.steps)})", f"{1e3 * typical:.1f} ms"),
-        ("training, without evaluation", f"{typical * settings.steps / 3600:.2f} h"),
+        ("FLOPs in all", human(flops * steps)),
     ]
-    if best.value:
-        share = 100 * flops / typical / best.value
-        rows.append(("MFU", f"{share:.0f} % of {human(best.value)} FLOP/s ({best.source})"))
-    for name, value in rows:
-        print(f"{name:50} {value}")
-    return 0
+    if "seconds_a_step" not in plan:
+        return rows
+    items, typical = plan["items_a_step"], plan["seconds_a_step"]
+    rows += [
+        ("per device: arguments", f"{human(plan['argument_bytes'])}B"),
+        ("per device: temporary", f"{human(plan['temporary_bytes'])}B"),
+        (f"{unit} a step", human(items)),
+        (f"{unit} in all", human(items * steps)),
+        ("compilation", f"{plan['compile_seconds']:.1f} s"),
+        ("a step (median)", f"{1e3 * typical:.1f} ms"),
+        ("training, without evaluation", f"{typical * steps / 3600:.2f} h"),
+    ]
+    if plan["peak_flops"]:
+        share = 100 * flops / typical / plan["peak_flops"]
+        source = plan["peak_source"]
+        rows.append(("MFU", f"{share:.0f} % of {human(plan['peak_flops'])} FLOP/s ({source})"))
+    return rows
