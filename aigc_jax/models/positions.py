@@ -68,8 +68,8 @@ def alibi(distance_BTS: jax.Array, heads: int) -> jax.Array:
     """Returns what ALiBi adds to the logits, float32 [B, H, T, S].
 
     Args:
-      distance_BTS: int, how far the key stands from the query, 0 or above; between documents or
-        ahead of the query it does not matter.
+      distance_BTS: int, how far the key stands before the query; one ahead of it (in a prefix) is
+        as far as one behind.
     """
     slopes_H = jnp.asarray(alibi_slopes(heads), jnp.float32)
     distance = jnp.abs(distance_BTS).astype(jnp.float32)

@@ -1,9 +1,9 @@
 """A decoder-only transformer (GPT-2: Radford et al. 2019) and the variants that papers ablate.
 
-Letters in names: B batch, T query time, S key time, N = B*T, C width, H heads, K heads of keys and
-values, D width of a head, V vocabulary.
+Letters in names: see `models.layers`; V vocabulary.
 """
 
+import math
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,6 +22,7 @@ from aigc_jax.models.layers import (
     View,
     attention_mask,
     fence,
+    logits_of,
 )
 from aigc_jax.models.positions import alibi, rotate, sinusoidal
 
@@ -55,7 +56,7 @@ class Transformer(nn.Module):
       window: how many places a query sees, its own included; 0 for all before it.
       positions: "learned" (added), "sinusoidal" (added), "rope", "alibi" or "none".
       max_positions: rows of the learned table, at least `context`; 0 means `context`.
-      rope_base, rope_scaling, rope_factor: see `models.positions.rotate`.
+      rope_base, rope_scaling, rope_factor: see `positions.rotate`.
       mlp: "gelu" (exact), "gelu_tanh", "swiglu" or "relu2".
       mlp_ratio: the inner width of the MLP over C; a gated one has 2/3 of it (rounded up to a
         multiple of 8), which makes it as large as the others.
@@ -120,10 +121,10 @@ class Transformer(nn.Module):
             if getattr(self, name) < 1:
                 raise no(name, "1 or more")
         for name in ("kv_heads", "window", "max_positions", "attention_cap", "logit_cap"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise no(name, "0 or more")
         for name in ("init_std", "rope_base"):
-            if not getattr(self, name) > 0.0:
+            if not 0.0 < getattr(self, name) < math.inf:
                 raise no(name, "a number above 0")
         if not 0.0 <= self.dropout < 1.0:
             raise no("dropout", "a number in [0, 1)")
@@ -157,7 +158,7 @@ class Transformer(nn.Module):
                     f"task.model: rope_scaling='{self.rope_scaling}' and rope_factor="
                     f"{self.rope_factor} go with positions='rope', not '{self.positions}'."
                 )
-            if self.rope_scaling == "none" or not self.rope_factor >= 1.0:
+            if self.rope_scaling == "none" or not 1.0 <= self.rope_factor < math.inf:
                 raise UserError(
                     f"task.model: rope_factor={self.rope_factor} with rope_scaling="
                     f"'{self.rope_scaling}': expected 1 or above, and 'linear' or 'ntk'."
@@ -184,7 +185,7 @@ class Transformer(nn.Module):
             token's position is counted from there, so `size` may be more than `context`.
         """
         heads = self.kv_heads or self.heads
-        shape = (batch, size or self.context, heads, self.width // self.heads)
+        shape = (batch, heads, size or self.context, self.width // self.heads)
         if self.scan:
             zeros = jnp.zeros((self.layers, *shape), self.dtype)
             layers: Any = LayerCache(zeros, zeros)
@@ -222,12 +223,8 @@ class Transformer(nn.Module):
             cache=cache, deterministic=deterministic,
         )  # fmt: skip
         x_BTC = x_BTC[:, -1:] if last else x_BTC
-        logits_NV = jnp.einsum(
-            "nc,vc->nv",
-            x_BTC.reshape(-1, self.width),
-            self.head(self.variables["params"]).astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        head_VC = self.head(self.variables["params"]).astype(self.dtype)
+        logits_NV = logits_of(x_BTC.reshape(-1, self.width), head_VC)
         if self.logit_cap:
             logits_NV = self.logit_cap * jnp.tanh(logits_NV / self.logit_cap)
         logits_BTV = logits_NV.reshape(*x_BTC.shape[:2], self.vocab_size)
@@ -254,7 +251,8 @@ class Transformer(nn.Module):
             own document alone. Not together with a cache or a prefix.
           prefix_B: int [B], how many tokens at a row's beginning see each other both ways. With a
             cache the whole prefix comes in the first call.
-          cache: what earlier calls left; the new tokens stand after them.
+          cache: what earlier calls left; the new tokens stand after them. The caller counts: more
+            tokens over all calls than the cache has slots overwrite the last ones.
           deterministic: False applies dropout, with the random stream "dropout".
 
         Raises:
@@ -276,10 +274,9 @@ class Transformer(nn.Module):
         return x_NC.reshape(batch, time, self.width), cache
 
     def _check_call(self, time: int, segments: Any, prefix: Any, cache: Cache | None) -> None:
-        if cache is None:
-            room, what = self.context, "the model's context"
-        else:
-            room, what = jax.tree.leaves(cache.layers)[0].shape[-3], "the cache's room"
+        room, what = self.context, "the model's context"
+        if cache is not None:
+            room, what = jax.tree.leaves(cache.layers)[0].shape[-2], "the cache's room"
         if time > room:
             raise UserError(f"{time} tokens in a row; {what} is {room}.")
         if segments is not None and cache is not None:
@@ -301,10 +298,12 @@ class Transformer(nn.Module):
         query_1T = (start + jnp.arange(time))[None]
         key_1S = query_1T
         if cache is not None:
-            key_1S = jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-3])[None]
+            key_1S = jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])[None]
         if positions_BT is None:
             padding = 0 if cache is None else cache.start_B[:, None]
             positions_BT = jnp.maximum(jnp.broadcast_to(query_1T, (batch, time)) - padding, 0)
+        if prefix_B is not None and cache is not None:
+            prefix_B = prefix_B + cache.start_B  # of the row's tokens; the mask counts slots
         mask = attention_mask(
             query_1T, key_1S, window=self.window, prefix_B=prefix_B,
             start_B=None if cache is None else cache.start_B,

@@ -18,11 +18,16 @@ LR, END_RATIO, BETAS, DECAY, CLIP = 1e-2, 0.1, (0.9, 0.99), 0.1, 1.0
 
 def weights() -> dict[str, np.ndarray]:
     """Initial weights by our names, from raw bits that no NumPy release changes."""
-    shapes = {"embed": (VOCAB, WIDTH), "positions": (CONTEXT, WIDTH), "final_norm/scale": (WIDTH,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed": (VOCAB, WIDTH),
+        "position_embed": (CONTEXT, WIDTH),
+        "final_norm/scale": (WIDTH,),
+    }
     for i in range(LAYERS):
         block = f"block_{i}"
-        for name in ("query", "key", "value", "out"):
-            shapes[f"{block}/attention/{name}/kernel"] = (WIDTH, WIDTH)
+        # A head's query, key and value stand side by side, then those of the next head.
+        shapes[f"{block}/attention/qkv/kernel"] = (WIDTH, 3 * WIDTH)
+        shapes[f"{block}/attention/out/kernel"] = (WIDTH, WIDTH)
         shapes[f"{block}/mlp/hidden/kernel"] = (WIDTH, 4 * WIDTH)
         shapes[f"{block}/mlp/out/kernel"] = (4 * WIDTH, WIDTH)
         shapes[f"{block}/attention_norm/scale"] = (WIDTH,)
@@ -53,14 +58,13 @@ def main() -> None:
         return F.layer_norm(x, (WIDTH,), w[f"{name}/scale"], None, 1e-5)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        h = w["embed"][x] + w["positions"]
+        h = w["embed"][x] + w["position_embed"]
         for i in range(LAYERS):
             z = norm(h, f"block_{i}/attention_norm")
+            fused = w[f"block_{i}/attention/qkv/kernel"].unflatten(-1, (HEADS, 3, -1))
             q, k, v = (
-                (z @ w[f"block_{i}/attention/{n}/kernel"])
-                .unflatten(-1, (HEADS, -1))
-                .transpose(1, 2)
-                for n in ("query", "key", "value")
+                (z @ fused[:, :, n].flatten(1)).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+                for n in range(3)
             )
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
             h = h + y @ w[f"block_{i}/attention/out/kernel"]
