@@ -53,7 +53,7 @@ TINY = {
         },
         facts={"vocab_size": 11, "context": 6, "token_bytes": np.arange(11)},
         batch=language,
-        frozen="positions$|query",
+        frozen="position_embed$|qkv",
     ),
 }
 

@@ -15,6 +15,7 @@ SHRINK = {
     "task.*layers": 2,
     "task.*heads": 2,
     "task.*width": 16,
+    "task.accumulate": 1,
     "data.context": 8,
     "data.vocab_size": 270,
     "hyper.warmup": 1.0,

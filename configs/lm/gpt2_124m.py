@@ -1,6 +1,6 @@
-"""GPT-2's smallest model, from scratch, on a folder of documents of your own.
+"""GPT-2's smallest model, from scratch, on documents of your own.
 
-    aigc train configs/lm/gpt2_124m.py --config.data.path=FOLDER       # one .txt file a document
+    aigc train configs/lm/gpt2_124m.py --config.data.path=FOLDER --config.data.documents=files
 
 Source: github.com/karpathy/nanoGPT, config/train_gpt2.py: 12 layers, 12 heads, 768 wide, no biases,
 1,024 tokens of GPT-2's byte pairs, 480 rows (0.49 million tokens) a step in 40 parts, 600,000
@@ -37,7 +37,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "data": {
                 "name": "text",
                 "path": "shakespeare",
-                "documents": "files",
                 "tokenizer": "gpt2",
                 "context": 1024,
                 "train_share": 0.9995,
