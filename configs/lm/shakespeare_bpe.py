@@ -6,6 +6,8 @@
 64 tokens then reaches twice as far as one of 64 characters. Losses a token can't be compared
 between vocabularies; `bits_per_byte` can.
 
+Not run to its end here.
+
 Source: the recipe `shakespeare_modern.py`, with a byte-level vocabulary (Sennrich et al. 2016,
 arXiv:1508.07909; byte-level: Radford et al. 2019, section 2.2).
 """
