@@ -8,9 +8,11 @@ steps; AdamW with a cosine from 6e-4 to 6e-5 after 2,000 steps of warm-up. nanoG
 validation loss of about 2.85 nats a token on OpenWebText after four days on eight A100s; the
 released GPT-2 has 3.11 there.
 
-Expected validation loss on such text (nats a token): about 4.2 at step 2,000, 3.3 at 20,000 and
-2.85 at 600,000. Not run here: no accelerator, and 9 billion tokens. `aigc plan` says what a step
-costs before you begin. bfloat16 products; the loss goes through the 50,257 symbols in chunks, so
+Not run here: no accelerator. What we expect on such text, not what we measured (nats a token): 3.9
+to 4.4 at step 2,000, 3.1 to 3.4 at 20,000, and nanoGPT's 2.85 at the end. `aigc plan` says what a
+step costs before you begin.
+
+Products are bfloat16; the loss goes through the 50,257 symbols in chunks, so
 that the logits of 12 rows (2.5 GB) never exist as a whole.
 """
 

@@ -13,8 +13,7 @@ which is too small for a width of 128. Nothing else differs, no step costs more,
 more than a tenth of a nat; README.md has both results.
 
 Measured on tinyshakespeare, two cores, two to five minutes, three seeds: validation loss 1.753 to
-1.760 at step 2,000 (`:nanogpt` 1.902 to 1.909); about 2.1 at 500 and 1.9 at 1,000. See
-experiments/results/shakespeare_char.
+1.760 at step 2,000 (`:nanogpt` 1.902 to 1.909). See experiments/results/shakespeare_char.
 
 By default the text is Shakespeare's plays from a hash-checked package (5 MB); the published figure
 is for tinyshakespeare: `--config.data.path=tiny_shakespeare` (from TFDS), or the path of its
