@@ -78,7 +78,7 @@ MOMENTS = {
     "restore": at("aigc_jax.train.checkpoint", "Checkpoints.restore", "SIGINT"),
     "step": at("aigc_jax.train.program", "stack", nth=4),
     "evaluation": at("aigc_jax.evals.mean", "jax.device_get", "SIGINT", nth=5),
-    "sampling": at("aigc_jax.tasks.lm", "windows", nth=2),
+    "sampling": at("aigc_jax.generate.sampler", "Decoding", nth=2),
     "save": at("aigc_jax.train.checkpoint", "Checkpoints.save"),
     "end": at("aigc_jax.train.loop", "Loop._log_row", nth=4),
 }
