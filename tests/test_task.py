@@ -38,7 +38,7 @@ def bigram(accumulate: int, *, mean_of_means: bool = False) -> Any:
 
     def loss(params: Any, variables: Any, batch: Any, key: Any, hyper: Any) -> Any:
         logits = params["model"]["table"][batch["inputs"]]
-        values, _ = cross_entropy(logits, batch["targets"])
+        values = cross_entropy(logits, batch["targets"]).loss
         total, count = (values * batch["mask"]).sum(), batch["mask"].sum()
         right = ((logits.argmax(-1) == batch["targets"]) * batch["mask"]).sum()
         metrics = {"loss": (total, count), "right": (right, count)}
