@@ -492,10 +492,10 @@ def test_a_gated_mlp_is_as_large_as_another() -> None:
 def test_the_output_layer_is_the_same_product_for_few_rows(rows: int, dtype: str) -> None:
     rng = np.random.default_rng(rows)
     x, head = (jnp.asarray(rng.normal(size=(n, 24)), dtype) for n in (rows, 37))
-    logits = logits_of(x, head)
+    logits = logits_of(x, head, decoding=True)
     assert (logits.shape, logits.dtype) == ((rows, 37), jnp.float32)
     exact = np.asarray(x, np.float64) @ np.asarray(head, np.float64).T
     np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-5)
     # Rows alone take another way, and see no other row.
-    alone = jnp.concatenate([logits_of(x[i : i + 1], head) for i in range(rows)])
+    alone = jnp.concatenate([logits_of(x[i : i + 1], head, decoding=False) for i in range(rows)])
     np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)

@@ -47,13 +47,14 @@ def fence(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
-def logits_of(x_NC: jax.Array, head_VC: jax.Array) -> jax.Array:
+def logits_of(x_NC: jax.Array, head_VC: jax.Array, *, decoding: bool) -> jax.Array:
     """Returns x @ head^T, float32 [N, V].
 
-    XLA's CPU compiler multiplies a few rows with a large matrix at half the speed of reading it;
-    as a sum of products it reads it once. The sum is fused: no [N, V, C] is ever made.
+    XLA's CPU compiler multiplies the few rows of a decoding step with a large matrix at half the
+    speed of reading it; as a sum of products it reads it once. The sum is fused: no [N, V, C] is
+    ever made.
     """
-    few = 2 <= x_NC.shape[0] <= 16 and x_NC.dtype == jnp.float32
+    few = decoding and 2 <= x_NC.shape[0] <= 16 and x_NC.dtype == jnp.float32
     if few and jax.default_backend() == "cpu":
         return (head_VC[None] * x_NC[:, None]).sum(-1)
     return jnp.einsum("nc,vc->nv", x_NC, head_VC, preferred_element_type=jnp.float32)

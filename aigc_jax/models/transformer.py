@@ -224,7 +224,8 @@ class Transformer(nn.Module):
         )  # fmt: skip
         x_BTC = x_BTC[:, -1:] if last else x_BTC
         head_VC = self.head(self.variables["params"]).astype(self.dtype)
-        logits_NV = logits_of(x_BTC.reshape(-1, self.width), head_VC)
+        decoding = cache is not None
+        logits_NV = logits_of(x_BTC.reshape(-1, self.width), head_VC, decoding=decoding)
         if self.logit_cap:
             logits_NV = self.logit_cap * jnp.tanh(logits_NV / self.logit_cap)
         logits_BTV = logits_NV.reshape(*x_BTC.shape[:2], self.vocab_size)
