@@ -108,8 +108,11 @@ def table(scores: dict[str, list[float]], steps_of: dict[str, int]) -> None:
     print("|---|---|---|---|")
     for name, found in sorted(scores.items(), key=lambda item: statistics.mean(item[1])):
         gaps = [a - b for a, b in zip(found, base, strict=False)]
-        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-        gap = "" if name == "the recipe" else f"{statistics.mean(gaps):+.3f} ({error:.3f})"
+        gap = f"{statistics.mean(gaps):+.3f}"
+        if len(gaps) > 1:
+            gap += f" ({statistics.stdev(gaps) / math.sqrt(len(gaps)):.3f})"
+        if name == "the recipe":
+            gap = ""
         print(f"| {name} | {steps_of[name]} | {statistics.mean(found):.3f} | {gap} |")
 
 
