@@ -7,9 +7,9 @@ Source: github.com/karpathy/nanoGPT, config/train_shakespeare_char.py: 6 layers,
 1e-4 after 100 steps of warm-up. Its README reports a best validation loss of 1.4697 nats a
 character after about three minutes on one A100.
 
-Not run here: some 12 s a step on two cores, by its FLOPs. What we expect, not what we measured (nats a
-character): 1.8 to 2.1 at step 250, 1.5 to 1.6 at 1,000, and the best, 1.46 to 1.49, near 2,000;
-after that it rises, since the model knows the text by heart, and `run.best` keeps the best.
+Not run here: some 12 s a step on two cores, by its FLOPs. What we expect, not what we measured
+(nats a character): 1.8 to 2.1 at step 250, 1.5 to 1.6 at 1,000, and the best, 1.46 to 1.49, near
+2,000; after that it rises, since the model knows the text by heart, and `run.best` keeps the best.
 """
 
 from ml_collections import ConfigDict
