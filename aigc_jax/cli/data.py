@@ -27,7 +27,7 @@ def add(subparsers: Any) -> None:
     )
     make.set_defaults(run=_prepare)
     show = verbs.add_parser("show", help="facts, splits and an excerpt; checks the files")
-    show.add_argument("name")
+    show.add_argument("name", help="a data set's name, or the path of a folder of pictures")
     show.set_defaults(run=_show)
 
 
@@ -42,7 +42,10 @@ def _list(args: argparse.Namespace) -> int:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]))
-    print(f"\nKept in {store.data_root()}. Your own files: aigc data prepare NAME --from PATH")
+    print(
+        f"\nKept in {store.data_root()}. Your own texts: aigc data prepare NAME --from PATH. "
+        "A folder of pictures needs no preparing: --config.data.path=PATH"
+    )
     return 0
 
 
@@ -64,7 +67,10 @@ def _prepare(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from aigc_jax.data import catalogue, describe
 
-    print("\n".join(describe.lines(catalogue.check_name(args.name))))
+    path = Path(args.name).expanduser()
+    named = args.name in catalogue.names() or not path.exists()
+    said = describe.lines(catalogue.check_name(args.name)) if named else describe.path_lines(path)
+    print("\n".join(said))
     return 0
 
 

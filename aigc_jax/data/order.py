@@ -27,9 +27,9 @@ def crops(seed: int, step: int, count: int, high: int) -> np.ndarray:
     return (raw_bits(seed, CROPS, step, count) % np.uint64(high)).astype(np.int64)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def permutation(seed: int, purpose: int, epoch: int, count: int) -> np.ndarray:
-    """Returns a shuffled int64 [count] of 0 .. count - 1; the last four are kept."""
+    """Returns a shuffled int64 [count] of 0 .. count - 1; the last 16 are kept."""
     shuffled = np.argsort(raw_bits(seed, purpose, epoch, count), kind="stable")
     shuffled.flags.writeable = False  # shared by all callers
     return shuffled
