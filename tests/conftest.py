@@ -14,6 +14,9 @@ _FOLDER = tempfile.mkdtemp(prefix="aigc-tests-")
 # that they hold can make a test pass.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Compiling is most of what the tests wait for, and LLVM's optimizations are half of that; they
+# change the last bits of a number at most. An empty XLA_FLAGS tests what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ["XDG_CACHE_HOME"] = os.path.join(_FOLDER, "cache")
 os.environ["XDG_DATA_HOME"] = os.path.join(_FOLDER, "share")
 # Programs that several tests compile are compiled once (a small model's init takes seconds).

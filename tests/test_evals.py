@@ -51,7 +51,7 @@ def context_of(data: Data) -> tuple[Any, Weights]:
     context = SimpleNamespace(
         data=data,
         tokenizer=data.tokenizer,
-        eval_batch=lambda w, batch, i: judge(w, batch(i, (0, 1)), jax.random.key(i)),
+        eval_batch=lambda w, batch, i: judge(w, batch(i, (0, 1)), jax.random.key(0)),
         finish=task.finish,
         sample=task.sample,
         write_sample=written.__setitem__,

@@ -12,12 +12,12 @@ import pytest
 
 from aigc_jax.errors import UserError
 from aigc_jax.evals import ngram
-from aigc_jax.train.evaluation import Folders, add_floors
+from aigc_jax.train.evaluation import Desk, add_floors
 
 
-def context(folders: Folders, ids: dict[str, Any], fingerprint: str = "a" * 64) -> Any:
+def context(desk: Desk, ids: dict[str, Any], fingerprint: str = "a" * 64) -> Any:
     data = SimpleNamespace(ids=ids, spec=SimpleNamespace(facts={"vocab_size": 3}))
-    return SimpleNamespace(data=data, add_floors=partial(add_floors, folders, fingerprint))
+    return SimpleNamespace(data=data, add_floors=partial(add_floors, desk, fingerprint))
 
 
 IDS = {"train": np.array([0, 0, 1], np.uint16), "validation": np.array([0, 1, 2], np.uint16)}
@@ -29,7 +29,7 @@ def test_floors_are_added_to_those_there_and_made_once(tmp_path: Path) -> None:
     (run / "floors.json").write_text(json.dumps({"validation/loss": {"uniform": math.log(3)}}))
     # The second time from the cache alone: with these ids it would be another ladder.
     for ids in (IDS, {**IDS, "train": np.array([2, 2, 2])}):
-        handed = context(Folders(run, cache), ids)
+        handed = context(Desk(run, cache), ids)
         evaluate = ngram.make(handed, orders=1)
         assert evaluate(None, 0) == {}
         floors = json.loads((run / "floors.json").read_text())["validation/loss"]
@@ -39,16 +39,16 @@ def test_floors_are_added_to_those_there_and_made_once(tmp_path: Path) -> None:
 
 
 def test_other_data_have_floors_of_their_own(tmp_path: Path) -> None:
-    folders = Folders(tmp_path, tmp_path / "cache")
-    ngram.make(context(folders, IDS, "a" * 64), orders=1)(None, 0)
+    desk = Desk(tmp_path, tmp_path / "cache")
+    ngram.make(context(desk, IDS, "a" * 64), orders=1)(None, 0)
     first = (tmp_path / "floors.json").read_text()
     other = {**IDS, "train": np.array([2, 2, 2])}
-    ngram.make(context(folders, other, "b" * 64), orders=1)(None, 0)
+    ngram.make(context(desk, other, "b" * 64), orders=1)(None, 0)
     assert (tmp_path / "floors.json").read_text() != first
 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sequence of them called 'test'"):
-        ngram.make(context(Folders(), IDS), split="test")
+        ngram.make(context(Desk(), IDS), split="test")
     with pytest.raises(UserError, match="expected 1 or more"):
-        ngram.make(context(Folders(), IDS), orders=0)
+        ngram.make(context(Desk(), IDS), orders=0)

@@ -370,7 +370,6 @@ def eval_context(calls: list[Any], sample: Any = None) -> evaluation.Context:
         Data(),
         sharding.make(),
         Signals(),
-        lambda *_: None,
     )
 
 

@@ -22,8 +22,8 @@ MAY = {
     "data": {"tokenizers"},
     "evals": {"core", "metrics", "tokenizers"},
     "train": {"core"},
-    "sweep": {"core"},
-    "interop": {"core", "tokenizers", "generate", "train.checkpoint"},
+    "sweep": {"core", "train"},  # a group of trials writes run folders as the loop does
+    "interop": {"core", "models", "metrics", "tokenizers", "generate", "train.checkpoint"},
     "serve": {"core", "tokenizers", "generate", "train.checkpoint"},
     "report": {"core"},
 }

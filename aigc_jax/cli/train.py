@@ -167,12 +167,16 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
         evaluation.write_sample(workdir, step, text)
         loop.log.text(step, "sample", text)
 
+    def write_picture(step: int, name: str, pixels: Any) -> None:
+        evaluation.write_picture(workdir, step, name, pixels)
+        loop.log.picture(step, name, pixels)
+
     most = capacity(built.settings.steps_per_call, built.data.spec.arrays)
     with Prefetcher(lambda step: built.data.batch(step, shard), 0, depth=2 * most) as prefetcher:
         loop = Loop(
             built.task,
             prefetcher.get,
-            wire.evaluators(built, signals, workdir, write_sample),
+            wire.evaluators(built, signals, workdir, write_sample, write_picture),
             built.placement,
             settings=built.settings,
             hyper=built.config["hyper"],

@@ -73,20 +73,63 @@ def parts(cfg: Any) -> Parts:
 
 
 def evaluators(
-    built: Parts, signals: Any, workdir: Path, write_sample: Callable[[int, str], None]
+    built: Parts,
+    signals: Any,
+    workdir: Path,
+    write_sample: Callable[[int, str], None],
+    write_picture: Callable[[int, str, Any], None],
 ) -> Any:
     """Makes the evaluators of the section `evals`, by name."""
     from aigc_jax.data.store import cache_root
     from aigc_jax.train import evaluation
 
-    context = evaluation.context(
-        built.task, built.data, built.placement, signals, write_sample,
-        evaluation.Folders(workdir, cache_root() / "floors"),
+    desk = evaluation.Desk(
+        workdir, cache_root() / "floors", write_sample, write_picture, extractor,
+        built.settings.steps,
     )  # fmt: skip
+    context = evaluation.context(built.task, built.data, built.placement, signals, desk)
     return {
         name: config.build("evals", section, context=context)
         for name, section in built.config["evals"].items()
     }
+
+
+def extractor(wanted: dict[str, Any]) -> Any:
+    """Makes the network whose features images are judged by.
+
+    Args:
+      wanted: kind, "inception", "classifier" or "run"; weights, a file or a run folder; sha256 of
+        them; resize, how Inception's input is made.
+
+    Raises:
+      UserError: the weights are not there, or not the right ones.
+    """
+    from aigc_jax.data.store import cache_root
+    from aigc_jax.interop import extractors, inception
+    from aigc_jax.report.folder import Run
+
+    if wanted["kind"] == "inception":
+        return inception.extractor(
+            wanted["weights"], sha256=wanted["sha256"], resize=wanted["resize"],
+            cache=cache_root() / "inception",
+        )  # fmt: skip
+    if not wanted["weights"]:
+        raise UserError(
+            f"extractor='{wanted['kind']}' needs weights=RUN, the run folder of a trained network;"
+            " for digits, one of configs/classifier/mnist.py."
+        )
+    folder = Path(wanted["weights"])
+    done = trained(folder)
+    accuracy = Run(folder).last("validation/accuracy")
+    record = {
+        "step": done.step,
+        "seed": done.parts.settings.seed,
+        "accuracy": accuracy[1] if accuracy else None,
+    }
+    return extractors.of_run(
+        str(folder), done.parts.task.functions, done.weights, kind=wanted["kind"],
+        shape=done.parts.data.spec.facts["shape"], record=record, sha256=wanted["sha256"],
+    )  # fmt: skip
 
 
 def saved(run: Path) -> Parts:

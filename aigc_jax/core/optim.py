@@ -46,13 +46,14 @@ RULE_KEYS: dict[str, tuple[Any, str]] = {
 class Optimizer(NamedTuple):
     """A gradient transformation whose numbers come from `hyper` at every update.
 
-    `init(params, hyper) -> opt` and
+    `init(params, hyper, part_of=None) -> opt` (`part_of`: the whole tree, where `params` is one of
+    several parts with an optimizer state each; every rule must claim something of it) and
     `update(grads, opt, params, hyper, step) -> (params, opt, stats)`, where `stats` are float32
     scalars: "grad_norm" (before clipping, over the trained parameters), "lr", and for each rule
     "update/LABEL", the norm of the update over the norm of its parameters.
     """
 
-    init: Callable[[Tree, Hyper], Tree]
+    init: Callable[..., Tree]
     update: Callable[[Tree, Tree, Tree, Hyper, jax.Array], tuple[Tree, Tree, dict[str, jax.Array]]]
     ema: bool
 
@@ -223,9 +224,6 @@ def make(
     def transformation(params: Tree, hyper: Hyper, lr: jax.Array) -> optax.GradientTransformation:
         labels = tree.claim(params, [pattern for pattern, _ in groups], "optim.rules")
         used = set(jax.tree.leaves(labels))
-        for i, (pattern, group) in enumerate(groups):
-            if i not in used and {"freeze", "lr", "name"} & group.keys():
-                raise UserError(f"optim.rules: '{pattern}' claims no parameter; is it misspelt?")
         transforms = {
             i: optax.set_to_zero()
             if groups[i][1].get("freeze")
@@ -240,7 +238,13 @@ def make(
         }
         return optax.partition(transforms, labels)
 
-    def init(params: Tree, hyper: Hyper) -> Tree:
+    def init(params: Tree, hyper: Hyper, *, part_of: Tree | None = None) -> Tree:
+        whole = params if part_of is None else part_of
+        claims = tree.claim(whole, [pattern for pattern, _ in groups], "optim.rules")
+        used = set(jax.tree.leaves(claims))
+        for i, (pattern, group) in enumerate(groups):
+            if i not in used and {"freeze", "lr", "name"} & group.keys():
+                raise UserError(f"optim.rules: '{pattern}' claims no parameter; is it misspelt?")
         return transformation(params, hyper, hyper["lr"]).init(params)
 
     def update(

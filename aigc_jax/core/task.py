@@ -4,7 +4,8 @@ A task is four pure functions. Most write a loss and let `supervised` make `init
 a family with several optimizers writes its own. The loop runs both kinds and knows no family.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -30,7 +31,9 @@ class State(flax.struct.PyTreeNode):
       params: one tree per trained network, {"model": ...}.
       opt: one tree per optimizer.
       vars: what no gradient trains: batch statistics, codebooks, frozen reference networks.
-      ema: averaged copies of `params`, or empty.
+        vars["ema"], where there is one, has averaged copies of some of them: a network that is
+        averaged needs the batch statistics of the average.
+      ema: averaged copies of some of `params`, by network; empty where nothing is averaged.
       hyper: float32 [] each: the numbers that the compiled step reads.
     """
 
@@ -60,9 +63,13 @@ class Task(NamedTuple):
     Attributes:
       init: (key, hyper) -> State.
       step: (State, Batch) -> (State, Metrics). Advances `step` by one.
-      eval: (Weights, Batch, key) -> Metrics; deterministic given the key.
+      eval: (Weights, Batch, key) -> Metrics; deterministic given the key, which is one for a whole
+        evaluation: what is random in a row follows from `row_keys`, so that the sums don't depend
+        on how a split is cut into batches.
       sample: (Weights, key, **knobs) -> arrays, or None.
       finish: means of metrics -> the numbers a person reads (adds perplexity = exp(loss), ...).
+      functions: more of the family's pure functions, by names that families share, for evaluators
+        and commands that ask for them: "encode", "decode", "features", "log_weights", ...
     """
 
     init: Callable[[jax.Array, Hyper], State]
@@ -70,11 +77,17 @@ class Task(NamedTuple):
     eval: Callable[[Weights, Batch, jax.Array], Metrics]
     sample: Callable[..., Any] | None = None
     finish: Callable[[dict[str, float]], dict[str, float]] = _identity
+    functions: Mapping[str, Callable[..., Any]] = MappingProxyType({})
 
 
 def weights(state: State) -> Weights:
-    """Returns what a state is judged by: the moving average if it keeps one."""
-    return Weights({**state.params, **state.ema}, state.vars)
+    """Returns what a state is judged by: the moving averages where it keeps them."""
+    return Weights({**state.params, **state.ema}, {**state.vars, **state.vars.get("ema", {})})
+
+
+def row_keys(key: jax.Array, index_B: jax.Array) -> jax.Array:
+    """Returns a key for each row, keys [B], from its place in the split, int32 [B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index_B)
 
 
 def single(value: jax.Array) -> tuple[jax.Array, jax.Array]:

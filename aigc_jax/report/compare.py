@@ -42,7 +42,9 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
       A dict that JSON can hold: "metrics" (names), "runs" (name, path, state, step, steps, wall in
       seconds, fingerprint, and per metric final/final_step/best/best_step, None where a run lacks
-      it), "differences" (path to one value per run), "warnings" (sentences).
+      it), "differences" (path to one value per run), "incomparable" (a metric that was measured
+      under different protocols, and so is in none of the above, to path and one value per run),
+      "warnings" (sentences).
 
     Raises:
       UserError: fewer than two runs, or a metric that none of them has.
@@ -59,8 +61,10 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
     chosen = list(metrics) or [
         n for n in known if not n.startswith(LOOP_METRICS) or n == "train/loss"
     ]
+    incomparable = {name: found for name in chosen if (found := other_protocols(runs, name))}
+    chosen = [name for name in chosen if name not in incomparable]
     prints = [run.fingerprint for run in runs]
-    warnings = []
+    warnings = _about_protocols(incomparable)
     if len(set(prints)) > 1:
         warnings.append("the runs saw different data: their scores can not be compared.")
     states = [run.name for run in runs if run.state != "finished"]
@@ -85,8 +89,69 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
             path: [plain(value) for value in values]
             for path, values in differences([run.config for run in runs]).items()
         },
+        "incomparable": incomparable,
         "warnings": warnings,
     }
+
+
+def other_protocols(runs: Sequence[Run], metric: str) -> dict[str, list[Any]]:
+    """Returns in what the protocols of a metric differ between the runs that have it.
+
+    A protocol is what RUN/protocols.json says of it: data, number of samples, extractor, resizing.
+
+    Returns:
+      {dotted path: one value per run}, with NONE for a run without the metric or the entry; empty
+      where nothing differs.
+    """
+    has = [bool(run.series(metric).steps) for run in runs]
+    said = [
+        _flat(_protocols(run).get(metric, {})) if counts else {}
+        for run, counts in zip(runs, has, strict=True)
+    ]
+    paths = sorted({path for one in said for path in one})
+    rows = {}
+    for path in paths:
+        values = [one.get(path, NONE) for one in said]
+        if len({json.dumps(v) for v, counts in zip(values, has, strict=True) if counts}) > 1:
+            rows[path] = values
+    return rows
+
+
+def _protocols(run: Run) -> dict[str, Any]:
+    file = run.path / "protocols.json"
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} holds no valid JSON ({error}); was it edited?") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _flat(group: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(group, Mapping):
+        return {prefix[:-1]: group}
+    return {path: v for key, x in group.items() for path, v in _flat(x, f"{prefix}{key}.").items()}
+
+
+def _about_protocols(incomparable: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
+    """One sentence for all metrics that differ in the same way."""
+    alike: dict[str, list[str]] = {}
+    for metric, rows in incomparable.items():
+        why = "; ".join(
+            f"{path} {' against '.join(_brief(value) for value in values)}"
+            for path, values in rows.items()
+        )
+        alike.setdefault(why, []).append(metric)
+    return [
+        f"not compared, since measured under different protocols: {', '.join(names)} ({why})."
+        for why, names in alike.items()
+    ]
+
+
+def _brief(value: Any) -> str:
+    text = show(value)
+    return text if len(text) <= 16 else f"{text[:12]}..."
 
 
 def _score(run: Run, metric: str) -> dict[str, Any]:

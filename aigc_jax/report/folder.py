@@ -15,7 +15,8 @@ from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError, nearest
 
 AXES = ("step", "wall")
-_HIGHER = ("accuracy", "reward", "bleu", "f1", "precision", "recall", "coverage", "exact", "elbo")
+_HIGHER = ("accuracy", "reward", "bleu", "f1", "precision", "recall", "density", "coverage",
+           "_score", "found", "quality", "exact", "elbo")  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -30,6 +31,13 @@ class Sample(NamedTuple):
 
     step: int
     text: str
+
+
+class Picture(NamedTuple):
+    """What an evaluator drew at one step: the PNG file samples/STEP-NAME.png."""
+
+    step: int
+    path: Path
 
 
 def is_run(path: Path) -> bool:
@@ -233,6 +241,16 @@ class Run:
                 text = file.read_text(encoding="utf-8", errors="replace")
                 found.append(Sample(int(digits), text))
         return sorted(found)
+
+    @cached_property
+    def pictures(self) -> dict[str, list[Picture]]:
+        """The files samples/STEP-NAME.png by name, each list by step."""
+        found: dict[str, list[Picture]] = {}
+        for file in sorted((self.path / "samples").glob("*-*.png")):
+            step, _, name = file.stem.partition("-")
+            if step.isdecimal():
+                found.setdefault(name, []).append(Picture(int(step), file))
+        return {name: sorted(found[name]) for name in sorted(found)}
 
     @property
     def checkpoints(self) -> list[int]:

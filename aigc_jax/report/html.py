@@ -3,9 +3,10 @@
 import importlib.resources
 import json
 import math
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aigc_jax.core.units import LOOP_METRICS, clock, figure, human
 from aigc_jax.errors import UserError
@@ -16,6 +17,7 @@ from aigc_jax.report.status import command
 from aigc_jax.report.svg import Line, chart, scale
 
 _LONG = 3000  # characters of one sample that the page shows
+_PICTURES = 4  # of each name, the first and the last among them
 _SHOWN = 6  # samples on the page, the first and the last among them
 _STYLES = ("train", "validation", "third", "fourth")
 _KNOWN = {  # a small chart's heading, y-axis, and whether that starts at 0
@@ -26,6 +28,8 @@ _KNOWN = {  # a small chart's heading, y-axis, and whether that starts at 0
     "bits_per_byte": ("Bits per byte", "bits per byte", False),
 }
 _RANK = {name: i for i, name in enumerate(dict.fromkeys(("bits_per_byte", "perplexity", *_KNOWN)))}
+
+T = TypeVar("T")
 
 
 class Chart(NamedTuple):
@@ -62,6 +66,7 @@ def render(run: Run) -> str:
         table=score_table(run),
         samples=chosen_samples(run),
         sample_count=len(run.samples),
+        pictures=chosen_pictures(run),
         changed=changed,
         config=everything,
         environment=environment(run),
@@ -281,14 +286,32 @@ def score_table(run: Run) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _spaced(items: list[T], most: int) -> list[T]:
+    """At most so many, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    last = len(items) - 1
+    return [items[i] for i in sorted({round(i * last / (most - 1)) for i in range(most)})]
+
+
 def chosen_samples(run: Run) -> list[tuple[Sample, bool]]:
     """At most six samples from the first to the last, each with whether it was cut."""
-    everything = run.samples
-    if len(everything) > _SHOWN:
-        last = len(everything) - 1
-        picked = sorted({round(i * last / (_SHOWN - 1)) for i in range(_SHOWN)})
-        everything = [everything[i] for i in picked]
-    return [(Sample(s.step, s.text[:_LONG]), len(s.text) > _LONG) for s in everything]
+    chosen = _spaced(run.samples, _SHOWN)
+    return [(Sample(s.step, s.text[:_LONG]), len(s.text) > _LONG) for s in chosen]
+
+
+def chosen_pictures(run: Run) -> list[tuple[str, list[tuple[int, str]]]]:
+    """At most four pictures of each name as (step, data: address), so that the page is one file."""
+    return [
+        (
+            name.replace("_", " "),
+            [
+                (one.step, "data:image/png;base64," + b64encode(one.path.read_bytes()).decode())
+                for one in _spaced(found, _PICTURES)
+            ],
+        )
+        for name, found in run.pictures.items()
+    ]
 
 
 def settings(run: Run) -> tuple[list[tuple[str, str, str]], str]:

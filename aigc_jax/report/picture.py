@@ -9,7 +9,7 @@ from typing import Any
 from aigc_jax.core.units import figure
 from aigc_jax.errors import UserError
 from aigc_jax.report.curve import spread, thin
-from aigc_jax.report.folder import Run
+from aigc_jax.report.folder import Picture, Run
 from aigc_jax.report.html import axis_label, main_lines, title_of
 from aigc_jax.report.svg import limits, tick_text
 
@@ -38,22 +38,27 @@ def picture(run: Run, out: Path, *, lines: int = 18, columns: int = 44) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    samples = run.samples
-    canvas = Figure(figsize=(10.0 if samples else 6.2, 4.5), dpi=160, facecolor="white")
+    samples, drawn = run.samples, run.pictures
+    beside = bool(samples or drawn)
+    canvas = Figure(figsize=(10.0 if beside else 6.2, 4.5), dpi=160, facecolor="white")
     FigureCanvasAgg(canvas)
-    ratios = [1.5, 1] if samples else [1]
+    ratios = [1.5, 1] if beside else [1]
     grid = canvas.add_gridspec(
         1,
         len(ratios),
         width_ratios=ratios,
-        left=0.07 if samples else 0.11,
-        right=0.985 if samples else 0.8,
+        left=0.07 if beside else 0.11,
+        right=0.985 if beside else 0.8,
         top=_TOP,
         bottom=0.125,
         wspace=0.34,
     )
     _draw_curve(canvas.add_subplot(grid[0]), run, metric)
-    if samples:
+    if drawn:
+        # The plain samples where there are any, else whatever comes first.
+        last = drawn.get("samples", next(iter(drawn.values())))[-1]
+        _draw_picture(canvas.add_subplot(grid[1]), last)
+    elif samples:
         text = _wrapped(samples[-1].text, lines, columns)
         _draw_sample(canvas.add_subplot(grid[1]), samples[-1].step, text)
     # Named, or the ending of the file's name would choose another format.
@@ -106,6 +111,23 @@ def _draw_curve(axes: Any, run: Run, metric: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_SOFT)
+
+
+def _draw_picture(axes: Any, picture: Picture) -> None:
+    from matplotlib.image import imread
+
+    pixels = imread(picture.path)
+    axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, interpolation="nearest")
+    name = picture.path.stem.partition("-")[2].replace("_", " ")
+    axes.set_title(
+        f"{name.capitalize()} at step {picture.step}",
+        loc="left",
+        fontsize=12,
+        color=_INK,
+        fontweight="bold",
+        pad=14,
+    )
+    axes.set_axis_off()
 
 
 def _draw_sample(axes: Any, step: int, text: str) -> None:

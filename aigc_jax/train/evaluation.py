@@ -1,14 +1,18 @@
 """What evaluators are handed: compiled evaluation of a batch, sampling, places to write to."""
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from aigc_jax.core.task import Metrics, Task, Weights
+from aigc_jax.errors import UserError
+from aigc_jax.train import kept
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import storage_errors, write_atomic
@@ -23,9 +27,18 @@ class Context(NamedTuple):
       eval_batch: (weights, split.batch, i) -> Metrics, on the devices, not waited for.
       finish: the task's `finish`.
       sample: the task's `sample`, or None.
+      functions: the task's other `functions`, by name, not compiled.
+      place: this host's rows of a batch -> the global batch, on the devices.
       write_sample: (step, text) -> None, writes RUN/samples/STEP.txt and tells the loggers.
+      write_picture: (step, name, uint8 [H, W] or [H, W, 3]) -> None, writes
+        RUN/samples/STEP-NAME.png and tells the loggers.
       add_floors: (metric, key, make) -> None, adds what `make()` returns, a dict of what simpler
         models score, to RUN/floors.json; kept under `key` and the data's fingerprint.
+      keep: (key, make) -> the dict of arrays that `make()` returns, kept in the same way.
+      add_protocol: (metric, protocol) -> None, writes how a metric is measured to
+        RUN/protocols.json.
+      extractor: the description of a network -> `metrics.image.Extractor`.
+      last_step: the run's last, or None where a checkpoint is judged alone.
     """
 
     data: Any
@@ -33,15 +46,35 @@ class Context(NamedTuple):
     eval_batch: Callable[[Weights, Callable[..., Any], int], Metrics]
     finish: Callable[[dict[str, float]], dict[str, float]]
     sample: Callable[..., Any] | None
+    functions: Mapping[str, Callable[..., Any]]
+    place: Callable[[Any], Any]
     write_sample: Callable[[int, str], None]
+    write_picture: Callable[[int, str, np.ndarray], None]
     add_floors: Callable[[str, str, Callable[[], dict[str, float]]], None]
+    keep: Callable[[str, Callable[[], kept.Arrays]], kept.Arrays]
+    add_protocol: Callable[[str, dict[str, Any]], None]
+    extractor: Callable[[dict[str, Any]], Any]
+    last_step: int | None
 
 
-class Folders(NamedTuple):
-    """Where evaluators write: the run folder, and what may be kept between runs; None: nowhere."""
+def _no_extractor(wanted: dict[str, Any]) -> Any:
+    raise UserError(f"no network to extract features with is at hand here ({wanted['kind']}).")
+
+
+class Desk(NamedTuple):
+    """What evaluators write with; by default nothing goes anywhere.
+
+    Attributes:
+      run: the run folder. cache: where what is kept between runs goes. None: nowhere.
+      write_sample, write_picture, extractor, last_step: see `Context`.
+    """
 
     run: Path | None = None
     cache: Path | None = None
+    write_sample: Callable[[int, str], None] = lambda step, text: None
+    write_picture: Callable[[int, str, np.ndarray], None] = lambda step, name, pixels: None
+    extractor: Callable[[dict[str, Any]], Any] = _no_extractor
+    last_step: int | None = None
 
 
 def context(
@@ -49,18 +82,18 @@ def context(
     data: Any,
     placement: Placement,
     signals: Signals,
-    write_sample: Callable[[int, str], None] = lambda step, text: None,
-    folders: Folders = Folders(),  # noqa: B008  (immutable)
+    desk: Desk = Desk(),  # noqa: B008  (immutable)
 ) -> Context:
     """Makes the context of a run; what takes long can be interrupted between two calls."""
     compiled = jax.jit(task.eval)
     shard = (jax.process_index(), jax.process_count())
     root = jax.random.key(0)
 
+    def place(rows: Any) -> Any:
+        return put(rows, placement.batch())
+
     def eval_batch(weights: Weights, batch: Callable[..., Any], i: int) -> Metrics:
-        return compiled(
-            weights, put(batch(i, shard), placement.batch()), jax.random.fold_in(root, i)
-        )
+        return compiled(weights, place(batch(i, shard)), root)
 
     return Context(
         data=data,
@@ -68,8 +101,15 @@ def context(
         eval_batch=signals.interruptible(eval_batch),
         finish=task.finish,
         sample=signals.interruptible(task.sample) if task.sample else None,
-        write_sample=write_sample,
-        add_floors=partial(add_floors, folders, data.fingerprint),
+        functions=task.functions,
+        place=signals.interruptible(place),
+        write_sample=desk.write_sample,
+        write_picture=desk.write_picture,
+        add_floors=partial(add_floors, desk, data.fingerprint),
+        keep=partial(kept.keep_arrays, desk.cache, data.fingerprint),
+        add_protocol=partial(kept.add_protocol, desk.run),
+        extractor=desk.extractor,
+        last_step=desk.last_step,
     )
 
 
@@ -82,8 +122,21 @@ def write_sample(workdir: Path, step: int, text: str) -> None:
         write_atomic(folder / f"{step:08d}.txt", text, sync=False)
 
 
+def write_picture(workdir: Path, step: int, name: str, pixels: np.ndarray) -> None:
+    """Writes RUN/samples/STEP-NAME.png from uint8 [H, W] or [H, W, 3]."""
+    if jax.process_index() == 0:
+        from PIL import Image
+
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, format="PNG")
+        folder = workdir / "samples"
+        with storage_errors(folder):
+            folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"{step:08d}-{name}.png", encoded.getvalue(), sync=False)
+
+
 def add_floors(
-    folders: Folders,
+    desk: Desk,
     fingerprint: str,
     metric: str,
     key: str,
@@ -92,21 +145,21 @@ def add_floors(
     """Adds floors of one metric to RUN/floors.json; makes them once per data set.
 
     Args:
-      folders: where to write. fingerprint: of the data. metric: what they are floors of.
+      desk: where to write. fingerprint: of the data. metric: what they are floors of.
       key: what they are kept under, a file name. make: computes them, {label: value}.
     """
-    if jax.process_index() != 0 or folders.run is None:
+    if jax.process_index() != 0 or desk.run is None:
         return
-    kept = folders.cache / f"{fingerprint[:32]}-{key}.json" if folders.cache else None
-    if kept and kept.is_file():
-        floors = json.loads(kept.read_text())
+    cached = desk.cache / f"{fingerprint[:32]}-{key}.json" if desk.cache else None
+    if cached and cached.is_file():
+        floors = json.loads(cached.read_text())
     else:
         floors = make()
-        if kept:
-            with storage_errors(kept):
-                kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, json.dumps(floors, indent=2) + "\n")
-    path = folders.run / "floors.json"
+        if cached:
+            with storage_errors(cached):
+                cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cached, json.dumps(floors, indent=2) + "\n")
+    path = desk.run / "floors.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     known[metric] = {**known.get(metric, {}), **floors}
     write_atomic(path, json.dumps(known, indent=2) + "\n")

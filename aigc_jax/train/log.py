@@ -184,6 +184,17 @@ class MetricsLog:
             shown = wandb.Html(f"<pre>{_escape(text)}</pre>")
             self._wandb.log({"step": int(step), name: shown})
 
+    def picture(self, step: int, name: str, pixels: Any) -> None:
+        """Shows a picture, uint8 [H, W] or [H, W, 3], in TensorBoard and W&B."""
+        if self._board is not None:
+            with storage_errors(self.path.parent / "tb"):
+                layout = "HW" if pixels.ndim == 2 else "HWC"
+                self._board.add_image(name, pixels, int(step), dataformats=layout)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"step": int(step), name: wandb.Image(pixels)})
+
     def flush(self) -> None:
         """Waits until every row is on the disk. Call it before a checkpoint is committed.
 

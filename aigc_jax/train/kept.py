@@ -1,0 +1,65 @@
+"""What evaluators keep: arrays that cost much to make, and the protocols of their scores."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aigc_jax.errors import UserError
+from aigc_jax.train.storage import storage_errors, write_atomic
+
+Arrays = dict[str, np.ndarray]
+
+
+def keep_arrays(
+    cache: Path | None, fingerprint: str, key: str, make: Callable[[], Arrays]
+) -> Arrays:
+    """Returns what `make()` returns, from the cache where it is.
+
+    Args:
+      cache: folder, or None to keep nothing. fingerprint: of the data.
+      key: a file name that says all else that the arrays depend on.
+    """
+    kept = cache / f"{fingerprint[:32]}-{key}.npz" if cache else None
+    if kept and kept.is_file():
+        try:
+            # From memory: NumPy leaves a file that it can't read open.
+            with np.load(io.BytesIO(kept.read_bytes()), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            pass  # cut off by a power failure: made anew
+    made = make()
+    if kept and jax.process_index() == 0:
+        encoded = io.BytesIO()
+        np.savez(encoded, **made)  # type: ignore[arg-type]
+        with storage_errors(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, encoded.getvalue())
+    return made
+
+
+def add_protocol(run: Path | None, metric: str, protocol: dict[str, Any]) -> None:
+    """Writes under which protocol a metric was measured to RUN/protocols.json.
+
+    Raises:
+      UserError: the run has the same metric under another protocol: two scores that can't be
+        compared would stand on one curve.
+    """
+    if jax.process_index() != 0 or run is None:
+        return
+    path = run / "protocols.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    said = json.loads(json.dumps(protocol))
+    if known.get(metric, said) != said:
+        different = [k for k in {**known[metric], **said} if known[metric].get(k) != said.get(k)]
+        raise UserError(
+            f"{metric} of {run} was measured under another protocol (other"
+            f" {', '.join(different)}); give the evaluator another title=."
+        )
+    if metric not in known:
+        write_atomic(path, json.dumps({**known, metric: said}, indent=2) + "\n")
