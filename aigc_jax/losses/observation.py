@@ -1,0 +1,128 @@
+"""From a decoder's output to a likelihood, a picture and a draw; and from gray values to bits.
+
+Letters in names: N examples, D = H * W * C observed values, P numbers a decoder gives for each.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
+
+from aigc_jax.errors import UserError, nearest
+from aigc_jax.losses.likelihood import bernoulli, discretized_logistic, gaussian
+
+LIKELIHOODS = ("bernoulli", "discretized_logistic", "gaussian")
+SCALES = ("fixed", "shared", "pixel")
+BINARIZATIONS = ("dynamic", "fixed", "none")
+
+
+class Observation(NamedTuple):
+    """p(x | z) of one kind. `out` is what a decoder gives, [..., P * D]; `log_scale` float32 [1].
+
+    Attributes:
+      planes: P: 1, or 2 where a value has a scale of its own (all D locations, then all scales).
+      learned: whether `log_scale` is one trained number for all values.
+      log_scale: where it begins, or stays.
+      log_p: (out, x [..., D], log_scale) -> nats [...].
+      mean: out -> [..., D] in [-1, 1], the picture that is shown.
+      draw: (keys [N], out [N, P * D], log_scale) -> [N, D] in [-1, 1].
+    """
+
+    planes: int
+    learned: bool
+    log_scale: float
+    log_p: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    mean: Callable[[jax.Array], jax.Array]
+    draw: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def observation(likelihood: str, scale: str, sigma: float) -> Observation:
+    """Makes the likelihood that a recipe names.
+
+    Args:
+      likelihood: "bernoulli", of bits; "discretized_logistic", of 8-bit values; "gaussian".
+      scale: of the last two. "fixed": `sigma`; "shared": one learned number that begins there
+        (Rybkin et al. 2021, arXiv:2006.13202); "pixel": one from the decoder for each value.
+      sigma: above 0; the values span [-1, 1].
+
+    Raises:
+      UserError: another name, or a sigma of 0 or less.
+    """
+    for word, value, known in (
+        ("likelihood", likelihood, LIKELIHOODS),
+        ("scale", scale, SCALES),
+    ):
+        if value not in known:
+            raise UserError(
+                f"task.{word} is {value!r}; expected one of {', '.join(known)}."
+                f"{nearest(value, known)}"
+            )
+    if not 0.0 < sigma < math.inf:
+        raise UserError(f"task.sigma={sigma}: expected a number above 0.")
+    if likelihood == "bernoulli":
+        return Observation(1, False, 0.0, _bernoulli, _bernoulli_mean, _bernoulli_draw)
+    planes = 2 if scale == "pixel" else 1
+    density = gaussian if likelihood == "gaussian" else discretized_logistic
+
+    def parts(out: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if planes == 1:
+            return out, log_scale.reshape((1,) * out.ndim)
+        mean, own = jnp.split(out, 2, axis=-1)
+        return mean, own + math.log(sigma)  # so that a decoder that gives 0 begins at sigma
+
+    def log_p(out: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Array:
+        mean, log_scale = parts(out, log_scale)
+        return density(mean, log_scale, x)
+
+    def mean(out: jax.Array) -> jax.Array:
+        return jnp.clip(jnp.split(out, planes, axis=-1)[0], -1.0, 1.0)
+
+    def draw(keys_N: jax.Array, out: jax.Array, log_scale: jax.Array) -> jax.Array:
+        mean, log_scale = parts(out, log_scale)
+        noise = jax.random.normal if likelihood == "gaussian" else jax.random.logistic
+        noise_ND = jax.vmap(lambda key: noise(key, mean.shape[1:]))(keys_N)
+        x = jnp.clip(mean + jnp.exp(jnp.clip(log_scale, -7.0, 7.0)) * noise_ND, -1.0, 1.0)
+        return x if likelihood == "gaussian" else jnp.round((x + 1.0) * 127.5) / 127.5 - 1.0
+
+    return Observation(planes, scale == "shared", math.log(sigma), log_p, mean, draw)
+
+
+def _bernoulli(out: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Array:
+    return bernoulli(out, x)
+
+
+def _bernoulli_mean(out: jax.Array) -> jax.Array:
+    return 2.0 * jax.nn.sigmoid(out) - 1.0
+
+
+def _bernoulli_draw(keys_N: jax.Array, out: jax.Array, log_scale: jax.Array) -> jax.Array:
+    bits_ND = jax.vmap(lambda key: random_bits(key, out.shape[1]))(keys_N)
+    return 2.0 * binarized(_bernoulli_mean(out), bits_ND) - 1.0
+
+
+def random_bits(key: jax.Array, *shape: int) -> jax.Array:
+    """Returns uint32 of this shape, 16 random bits each.
+
+    A hash gives 64 bits, so four numbers: a quarter of the work of `jax.random.uniform`, which
+    would be a good part of a small VAE's step on CPU.
+    """
+    size = math.prod(shape)
+    words = threefry_2x32(
+        jax.random.key_data(key).reshape(-1)[:2], jnp.arange(-(-size // 2), dtype=jnp.uint32)
+    )
+    return jnp.concatenate([words >> 16, words & 0xFFFF])[:size].reshape(shape)
+
+
+def binarized(x: jax.Array, bits: jax.Array) -> jax.Array:
+    """Returns 1 with probability (x + 1) / 2, else 0, float32 of x's shape.
+
+    -1 always gives 0 and 1 always 1; in between a probability is exact to 2^-17.
+
+    Args:
+      x: in [-1, 1]. bits: of `random_bits`, of the same shape.
+    """
+    chance = (bits.astype(jnp.float32) + 0.5) * 2.0**-16
+    return (chance < 0.5 * x + 0.5).astype(jnp.float32)
