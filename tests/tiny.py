@@ -1,10 +1,12 @@
 """Any recipe, made so small that a test can train it: one helper for all tests."""
 
 import os
+import struct
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax.core import config
@@ -14,13 +16,25 @@ from aigc_jax.core.layout import layout
 SHRINK = {
     "task.*layers": 2,
     "task.*heads": 2,
+    "task.*widths": (4, 4),
     "task.*width": 16,
+    "task.*hidden": 16,
+    "task.samples": 2,
+    "task.codes": 8,
+    "data.codes": 8,
     "task.accumulate": 1,
     "data.context": 8,
     "data.vocab_size": 270,
     "hyper.warmup": 1.0,
     "evals.*.count": 12,
+    "evals.pictures.number": 2,
+    "evals.modes.number": 8,
     "evals.*.number": 1,
+    "data.number": 200,
+    "data.held_out": 40,
+    "data.size": 8,
+    "evals.*.samples": 3,
+    "evals.*.rows": 3,
     "run.steps": 4,
     "run.batch_size": 4,
     "run.log_every": 1,
@@ -45,6 +59,46 @@ def text_file() -> Path:
     return path
 
 
+def codes_folder() -> Path:
+    """Returns a folder with rows of codes and their labels, made on the first call."""
+    folder = Path(os.environ.get("AIGC_CACHE") or tempfile.gettempdir()) / "tiny-codes"
+    rng = np.random.default_rng(0)
+    for part, rows in (("train", 12), ("validation", 6)):
+        made = {part: rng.integers(0, 8, (rows, 2, 3)), f"{part}_labels": np.arange(rows) % 3}
+        for name, array in made.items():
+            path = folder / f"{name}.npy"
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                half = path.with_suffix(f".{os.getpid()}.npy")
+                np.save(half, array)
+                half.replace(path)
+    return folder
+
+
+def images_folder() -> Path:
+    """Returns a folder with MNIST's four files, of few images in ten classes, made on the first
+    call.
+    """
+    folder = Path(os.environ.get("AIGC_CACHE") or tempfile.gettempdir()) / "tiny-images"
+    rng = np.random.default_rng(0)
+    for part, rows in (("train", 20), ("t10k", 10)):
+        labels = (np.arange(rows) % 10).astype(np.uint8)
+        images = rng.integers(0, 256, (rows, 28, 28)).astype(np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{part}-{name}-ubyte"
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+                half = path.with_suffix(f".{os.getpid()}")
+                half.write_bytes(head + array.tobytes())
+                half.replace(path)
+    return folder
+
+
+# What data of each name is made of; text of those that are not here.
+SOURCES = {"codes": codes_folder, "images": images_folder}
+
+
 def words(recipe: str | Path, *overrides: str) -> list[str]:
     """Returns the overrides, as typed on a command line, that shrink a recipe.
 
@@ -58,7 +112,8 @@ def words(recipe: str | Path, *overrides: str) -> list[str]:
         if pattern:
             small.append(f"--config.{path}={SHRINK[pattern]}")
     if "path" in cfg["data"]:
-        small.append(f"--config.data.path={text_file()}")
+        source = SOURCES.get(cfg["data"]["name"], text_file)
+        small.append(f"--config.data.path={source()}")
     if cfg["data"].get("tokenizer") == "gpt2":  # its vocabulary would have to be fetched
         small.append("--config.data.tokenizer=bytes")
     return [*small, *overrides]

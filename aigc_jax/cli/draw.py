@@ -1,0 +1,98 @@
+"""`aigc draw RUN`: pictures from a trained generative model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from aigc_jax.cli import wire
+from aigc_jax.errors import UserError
+
+ENDINGS = (".png", ".npy")
+
+
+def add(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("draw", help="draw images with a run's newest checkpoint")
+    parser.add_argument("run_folder", metavar="RUN", type=Path)
+    parser.add_argument("--number", type=int, default=64, metavar="N", help="(default: 64)")
+    parser.add_argument(
+        "--label",
+        action="append",
+        metavar="NAME",
+        help="of a class, or its number; may be repeated, then they come in turn"
+        " (default: all classes in turn)",
+    )
+    parser.add_argument(
+        "--truncation", type=float, metavar="T", help="draw latents again that lie beyond T"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    parser.add_argument("--columns", type=int, default=8, metavar="N", help="(default: 8)")
+    parser.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a grid as .png, or the values, float32 [N, H, W, C], as .npy",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws."""
+    if args.output.suffix not in ENDINGS:
+        raise UserError(
+            f"--output={args.output}: expected a file ending in {' or '.join(ENDINGS)}."
+        )
+    if args.number < 1 or args.columns < 1:
+        raise UserError(
+            f"--number={args.number}, --columns={args.columns}: expected 1 or more of both."
+        )
+    if args.truncation is not None and not args.truncation > 0:
+        raise UserError(f"--truncation={args.truncation}: expected a number above 0.")
+    if args.seed < 0:
+        raise UserError(f"--seed={args.seed}: expected 0 or more.")
+    done = wire.trained(args.run_folder, args.step)
+    import jax
+    import numpy as np
+
+    from aigc_jax.metrics.picture_grid import grid
+
+    facts = done.parts.data.spec.facts
+    if done.parts.data.tokenizer is not None:
+        raise UserError(f"{args.run_folder} writes text; use `aigc sample {args.run_folder}`.")
+    if done.parts.task.sample is None:
+        raise UserError(f"{args.run_folder}: its task, {done.parts.config['task']['name']}, draws"
+                        " nothing.")  # fmt: skip
+    knobs: dict[str, Any] = {}
+    if args.truncation is not None:
+        knobs["truncation"] = args.truncation
+    if args.label:
+        chosen = [_class(name, facts) for name in args.label]
+        knobs["label"] = np.resize(np.asarray(chosen, np.int32), args.number)
+    x = done.parts.task.sample(done.weights, jax.random.key(args.seed), number=args.number, **knobs)
+    try:
+        if args.output.suffix == ".npy":
+            np.save(args.output, x)
+        elif x.ndim == 4:
+            from PIL import Image
+
+            Image.fromarray(grid(x, args.columns)).save(args.output)
+        else:
+            raise UserError(f"{args.run_folder} draws points, no images; use --output=FILE.npy.")
+    except OSError as error:
+        raise UserError(f"--output={args.output} can't be written: {error.strerror}.") from None
+    print(f"{args.output}: {len(x)} of step {done.step}")
+    return 0
+
+
+def _class(name: str, facts: dict[str, Any]) -> int:
+    """Returns the number of a class from its name or its number."""
+    names = [str(n) for n in facts["class_names"]]
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    raise UserError(f"--label={name}: no such class." + (f" There are: {shown}." if names else
+                    " This data has no labels."))  # fmt: skip

@@ -1,0 +1,140 @@
+"""DCGAN: convolutions of 4x4 with stride 2, batch normalization, and little else.
+
+Radford et al. 2016 (arXiv:1511.06434), with the sizes of PyTorch's example: 100 latents, 64 times
+1, 2, 4, 8 channels for 64x64 pixels, weights of standard deviation 0.02. Other sizes that are
+4 * 2^k or 7 * 2^k are made the same way, with fewer or more layers.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from aigc_jax.errors import UserError
+from aigc_jax.models.conditioning import (
+    ClassNorm,
+    Head,
+    Judged,
+    Pair,
+    check_labels,
+    spectral,
+    with_label,
+)
+from aigc_jax.models.convolution import Down, Up
+
+_INIT = nn.initializers.normal(0.02)
+_SMALLEST = (4, 7)  # sides that the stack of layers may begin at
+
+
+def _depth(side: int) -> int | None:
+    """How often a side can be halved until it is one of the smallest; None if never."""
+    halvings = 0
+    while side not in _SMALLEST:
+        if side % 2 or side < min(_SMALLEST):
+            return None
+        side, halvings = side // 2, halvings + 1
+    return halvings or None
+
+
+class Generator(nn.Module):
+    """[B, Z] -> [B, H, W, C] in [-1, 1]; see `make`."""
+
+    shape: tuple[int, ...]
+    classes: int
+    depth: int
+    width: int
+    labels: str
+
+    @nn.compact
+    def __call__(self, z_BZ: jax.Array, label_B: jax.Array, *, train: bool) -> jax.Array:
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            classes = self.classes if self.labels == "norm" else 0
+            return nn.relu(ClassNorm(classes, name=name)(x, label_B, train=train))
+
+        z = with_label(z_BZ, label_B, self.classes) if self.labels == "concat" else z_BZ
+        side, channels = self.shape[0] >> self.depth, self.width << (self.depth - 1)
+        # A transposed convolution of a single pixel is a dense layer.
+        x = nn.Dense(side * side * channels, use_bias=False, kernel_init=_INIT, name="first")(z)
+        x = norm(x.reshape(x.shape[0], side, side, channels), "norm_0")
+        for i in range(1, self.depth):
+            channels //= 2
+            x = norm(Up(channels, bias=False, kernel_init=_INIT, name=f"up_{i}")(x), f"norm_{i}")
+        return jnp.tanh(Up(self.shape[-1], bias=False, kernel_init=_INIT, name="out")(x))
+
+
+class Discriminator(nn.Module):
+    """[B, H, W, C] -> Judged; see `make`."""
+
+    classes: int
+    depth: int
+    width: int
+    norm: bool
+    spectral_norm: bool
+    spread: bool
+    labels: str
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, label_B: jax.Array, *, train: bool) -> Judged:
+        x, seen = x_BHWC, self.labels == "concat" and self.outputs == 1
+        x = with_label(x, label_B, self.classes) if seen else x
+        for i in range(self.depth):
+            # A bias before a normalization would be taken away again.
+            plain = i == 0 or not self.norm
+            layer = Down(self.width << i, bias=plain and i > 0, kernel_init=_INIT, name=f"down_{i}")
+            x = spectral(layer, self.spectral_norm, train)(x)
+            if not plain:
+                x = ClassNorm(name=f"norm_{i}")(x, label_B, train=train)
+            x = nn.leaky_relu(x, 0.2)
+        features_BF = x.reshape(x.shape[0], -1)
+        head = Head(
+            self.classes, self.labels, self.outputs, self.spread, self.spectral_norm, _INIT,
+            name="head",
+        )  # fmt: skip
+        return head(features_BF, label_B, train=train)
+
+
+def make(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    latents: int = 100,
+    generator_width: int = 64,
+    discriminator_width: int = 64,
+    norm: bool = True,
+    spectral_norm: bool = False,
+    spread: bool = False,
+    generator_labels: str = "none",
+    discriminator_labels: str = "none",
+) -> Pair:
+    """Makes both.
+
+    Args:
+      shape: (H, W, C), H = W. classes: of the data.
+      latents: Z.
+      generator_width, discriminator_width: channels next to the picture, ngf and ndf.
+      norm: batch normalization in the discriminator; without it penalties on its slope are those
+        of their papers.
+      spectral_norm: in the discriminator. spread: see `conditioning.spread_of_batch`.
+      generator_labels: "none", "concat" or "norm" (conditional batch normalization).
+      discriminator_labels: see `conditioning.Head`.
+
+    Raises:
+      UserError: a shape that the layers can't make, or labels that can't be used so.
+    """
+    depth = _depth(shape[0]) if len(shape) == 3 and shape[0] == shape[1] else None
+    if depth is None:
+        raise UserError(
+            f"task.model 'dcgan' makes squares of 8, 14, 16, 28, 32, 56, 64, ... pixels, not"
+            f" {'x'.join(map(str, shape))}; set data.size."
+        )
+    if min(latents, generator_width, discriminator_width) < 1:
+        raise UserError("task.model: latents and widths are whole numbers from 1 on.")
+    check_labels(generator_labels, discriminator_labels, classes)
+    return Pair(
+        Generator(shape, classes, depth, generator_width, generator_labels),
+        Discriminator(
+            classes, depth, discriminator_width, norm, spectral_norm, spread, discriminator_labels
+        ),
+        latents,
+        generator_labels != "none",
+    )

@@ -1,0 +1,1 @@
+"""Many runs as easily as one."""

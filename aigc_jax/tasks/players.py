@@ -1,0 +1,174 @@
+"""Two networks as pure functions: made, judged, scored, drawn from. No step is taken here.
+
+Letters: B = examples, Z = latent numbers, m = packing, F = features.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax.core.task import Batch, Metrics, Weights, row_keys
+from aigc_jax.errors import UserError, nearest
+from aigc_jax.losses import adversarial as losses
+from aigc_jax.models.augment import POLICIES
+from aigc_jax.models.conditioning import Judged, Pair
+
+Tree = Any
+
+
+class Rules(NamedTuple):
+    """How the game is played; see `gan.make`."""
+
+    loss: str
+    penalties: tuple[str, ...]
+    penalty_every: int
+    critic_steps: int
+    packing: int
+    unroll: int
+    augment: str
+    latent: str
+
+    def check(self, shape: tuple[int, ...], batch: int, labels: bool) -> None:
+        """Raises UserError for a name that doesn't exist or numbers that don't fit."""
+        for knob, words, known in (
+            ("loss", (self.loss,), tuple(losses.GAMES)),
+            ("penalties", self.penalties, losses.PENALTY_NAMES),
+            ("augment", (self.augment,), POLICIES),
+            ("latent", (self.latent,), ("normal", "uniform")),
+        ):
+            for word in words:
+                if word not in known:
+                    raise UserError(
+                        f"task.{knob}: there is no {word!r}.{nearest(word, known)} There are:"
+                        f" {', '.join(known)}."
+                    )
+        for knob, least in (("penalty_every", 1), ("critic_steps", 1), ("packing", 1)):
+            if getattr(self, knob) < least:
+                raise UserError(f"task.{knob}={getattr(self, knob)}: expected {least} or more.")
+        if self.unroll < 0:
+            raise UserError(f"task.unroll={self.unroll}: expected 0 (none) or more.")
+        parts = self.critic_steps * self.packing
+        if batch % parts or batch == 0:
+            raise UserError(
+                f"run.batch_size={batch} is divided among task.critic_steps={self.critic_steps}"
+                f" steps of task.packing={self.packing} examples at a time; choose a multiple of"
+                f" {parts}."
+            )
+        if self.augment != "none" and len(shape) != 3:
+            raise UserError(f"task.augment={self.augment!r} changes images; this data has none.")
+        if self.packing > 1 and labels:
+            raise UserError(
+                f"task.packing={self.packing}: packed examples have no common label; leave the"
+                " model's labels at 'none'."
+            )
+
+
+class Players:
+    """A generator and a discriminator.
+
+    Args:
+      pair: the networks. shape: of one example. rules: checked.
+    """
+
+    def __init__(self, pair: Pair, shape: tuple[int, ...], rules: Rules) -> None:
+        self.pair, self.shape, self.rules = pair, shape, rules
+
+    def latents(self, key: jax.Array, number: int) -> jax.Array:
+        """Returns z, float32 [number, Z]."""
+        size = (number, self.pair.latents)
+        if self.rules.latent == "uniform":
+            return jax.random.uniform(key, size, minval=-1.0)
+        return jax.random.normal(key, size)
+
+    def generate(
+        self, params: Tree, kept: Tree, z: jax.Array, label: jax.Array, train: bool = True
+    ) -> tuple[jax.Array, Tree]:
+        """Returns the examples made of z, and what the generator keeps."""
+        variables = {"params": params, **kept}
+        if not train or not kept:
+            return self.pair.generator.apply(variables, z, label, train=train), kept  # type: ignore[return-value]
+        return self.pair.generator.apply(variables, z, label, train=True, mutable=list(kept))  # type: ignore[return-value]
+
+    def judge(
+        self, params: Tree, kept: Tree, x: jax.Array, label: jax.Array, train: bool = True
+    ) -> tuple[Judged, Tree]:
+        """Returns the discriminator's answer on packed examples, and what it keeps."""
+        variables = {"params": params, **kept}
+        if not train or not kept:
+            return self.pair.discriminator.apply(variables, x, label, train=train), kept  # type: ignore[return-value]
+        return self.pair.discriminator.apply(variables, x, label, train=True, mutable=list(kept))  # type: ignore[return-value]
+
+    def pack(self, x: jax.Array) -> jax.Array:
+        """Puts m examples side by side in the channels: [B, ..., C] -> [B/m, ..., mC].
+
+        PacGAN (Lin et al. 2018, arXiv:1712.04086).
+        """
+        m = self.rules.packing
+        if m == 1:
+            return x
+        x = jnp.moveaxis(x.reshape(x.shape[0] // m, m, *x.shape[1:]), 1, -2)
+        return x.reshape(*x.shape[:-2], -1)
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """Returns the first parameters of both, and what they keep."""
+        keys = [jax.random.fold_in(key, i) for i in range(2)]
+        label = jnp.zeros((2,), jnp.int32)
+        z = jnp.zeros((2, self.pair.latents))
+        packed = self.pack(jnp.zeros((2 * self.rules.packing, *self.shape)))
+        first: dict[str, Any] = {
+            "generator": self.pair.generator.init(keys[0], z, label, train=False),
+            "discriminator": self.pair.discriminator.init(keys[1], packed, label, train=False),
+        }
+        return {name: variables.pop("params") for name, variables in first.items()}, first
+
+    def labels(self, rows: Batch) -> jax.Array:
+        """Returns the labels that the networks see, int32 [B]; zeros where they see none."""
+        if self.pair.labels:
+            return rows["label"]
+        return jnp.zeros((rows["x"].shape[0],), jnp.int32)
+
+    def evaluate(self, weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
+        """Scores the discriminator on a part of the data and on as many made examples."""
+        params, kept, label = weights.params, weights.vars, self.labels(batch)
+        z = jax.vmap(lambda k: self.latents(k, 1)[0])(row_keys(key, batch["index"]))
+        made, _ = self.generate(params["generator"], kept["generator"], z, label, train=False)
+        m = self.rules.packing
+        mask = batch["mask"].reshape(-1, m).prod(1)
+        answers = [
+            self.judge(params["discriminator"], kept["discriminator"], self.pack(x), label[::m],
+                       train=False)[0].logits[:, 0]
+            for x in (batch["x"], made)
+        ]  # fmt: skip
+        r, f = answers
+        values = {
+            "loss": losses.GAMES["non_saturating"].discriminator(r, f),
+            "accuracy": 0.5 * ((r > 0).astype(jnp.float32) + (f < 0).astype(jnp.float32)),
+            "real_logit": r,
+            "made_logit": f,
+        }
+        return {name: ((value * mask).sum(), mask.sum()) for name, value in values.items()}
+
+    def draw(
+        self, weights: Weights, keys: jax.Array, label: jax.Array, truncation: Any = 0.0
+    ) -> jax.Array:
+        """Makes one example for each key; `truncation` > 0 draws latents again beyond it.
+
+        The truncation trick (Brock et al. 2019, arXiv:1809.11096, section 3.1).
+        """
+        z = jax.vmap(lambda k: self.latents(k, 1)[0])(keys)
+        if self.rules.latent == "normal":
+            far = jnp.maximum(jnp.asarray(truncation, jnp.float32), 1e-6)
+            cut = jax.vmap(
+                lambda k: jax.random.truncated_normal(k, -far, far, (self.pair.latents,))
+            )(keys)
+            z = jnp.where(jnp.asarray(truncation) > 0, cut, z)
+        params, kept = weights.params["generator"], weights.vars["generator"]
+        return self.generate(params, kept, z, label, train=False)[0]
+
+    def features(self, weights: Weights, batch: Batch) -> jax.Array:
+        """The discriminator's last features of `x`, [B, F]; packed with copies of itself."""
+        x = self.pack(jnp.repeat(batch["x"], self.rules.packing, axis=0))
+        label = jnp.zeros((x.shape[0],), jnp.int32)
+        params, kept = weights.params["discriminator"], weights.vars["discriminator"]
+        return self.judge(params, kept, x, label, train=False)[0].features

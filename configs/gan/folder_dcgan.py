@@ -1,0 +1,38 @@
+"""DCGAN at 64x64 on a folder of pictures.
+
+    aigc train configs/gan/folder_dcgan.py --config.data.path=FOLDER
+
+PyTorch's example to the letter: 100 latents, 64 channels next to the picture, batch normalization
+in both, weights of standard deviation 0.02, Adam at 2e-4 with beta_1 0.5, batches of 64. Crop the
+pictures first where they need it (`--config.data.crop=160` for aligned CelebA).
+
+Not run to its end here.
+
+Source: Radford et al. 2016 (arXiv:1511.06434); PyTorch's examples/dcgan. There is no published
+score to compare with.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the recipe; what it leaves out has the defaults of the code."""
+    return ConfigDict(
+        {
+            "task": {"name": "gan", "model": {"name": "dcgan"}},
+            "data": {"name": "images", "path": "pictures", "size": 64, "channels": 3},
+            "optim": {"name": "adam", "schedule": "constant"},
+            "hyper": {"lr": 2e-4, "b1": 0.5},
+            "evals": {
+                "validation": {"name": "mean", "split": "validation"},
+                "pictures": {"name": "pictures"},
+            },
+            "run": {
+                "steps": 25000,
+                "batch_size": 64,
+                "eval_every": 1000,
+                "save_every": 1000,
+                "best": "",
+            },
+        }
+    )

@@ -1,0 +1,191 @@
+"""Image families as a user runs them: killed, resumed, drawn from, encoded; many seeds at once."""
+
+import contextlib
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import process
+import pytest
+import tiny
+import toy
+from test_resume import at
+
+from aigc_jax.cli import check_resume
+from aigc_jax.cli.main import main
+
+RUN = (
+    "--config.run.steps=8",
+    "--config.run.save_every=4",
+    "--config.run.eval_every=8",
+    "--config.run.log_every=2",
+    "--config.run.steps_per_call=2",
+    "--config.run.tensorboard=False",
+)
+# What each family keeps besides parameters must all come back: batch statistics and their average,
+# spectral vectors, running means, the augmentation's strength; a codebook.
+FAMILIES = {
+    "gan": (
+        "configs/gan/mnist_dcgan.py",
+        "--config.task.augment=ada",
+        "--config.hyper.ada_images=100.0",
+        "--config.task.penalties=('r1', 'lecam')",
+        "--config.task.penalty_every=2",
+        "--config.task.model.spectral_norm=True",
+        "--config.task.model.norm=False",
+    ),
+    "vae": ("configs/vae/mnist.py",),
+    "vqvae": ("configs/vae/vq_mnist.py",),
+}
+
+
+def words(family: str) -> list[str]:
+    recipe, *changes = FAMILIES[family]
+    return [recipe, *tiny.words(recipe, *changes, *RUN)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
+    return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def whole(request: pytest.FixtureRequest, home: Path) -> tuple[str, Path]:
+    """A family, and its run that nothing disturbed."""
+    done = process.aigc("train", *words(request.param), f"--workdir={request.param}", folder=home)
+    assert done.code == 0, done.err
+    return request.param, home / request.param
+
+
+def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[str, Path], home: Path) -> None:
+    family, folder = whole
+    command = ("train", *words(family), f"--workdir={family}-killed")
+    # After the save at step 4, at the sixth step.
+    dies = at("aigc_jax.train.program", "stack", "SIGKILL", nth=4)
+    killed = process.aigc(*command, folder=home, first=dies)
+    assert killed.code == -signal.SIGKILL
+    again = process.aigc(*command, folder=home)
+    assert again.code == 0, again.err
+    other = home / f"{family}-killed"
+    assert len(toy.status(other)["starts"]) == 2
+    with contextlib.chdir(home):
+        assert check_resume.compare(folder, other) is None
+    for picture in (folder / "samples").iterdir():
+        assert (other / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_a_run_draws_pictures_and_reports_them(whole: tuple[str, Path], home: Path) -> None:
+    family, folder = whole
+    names = {p.stem.partition("-")[2] for p in (folder / "samples").glob("*.png")}
+    assert names
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= len(names)
+    out = folder / "drawn.png"
+    done = process.aigc("draw", folder, "--number=5", f"--output={out}", folder=home)
+    if family == "vqvae":  # its samples come from a prior
+        assert done.code == 2 and "draws nothing" in done.err
+        return
+    assert done.code == 0, done.err
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    array = out.with_suffix(".npy")
+    again = process.aigc("draw", folder, "--number=3", f"--output={array}", folder=home)
+    assert again.code == 0, again.err
+    assert np.load(array).shape == (3, 8, 8, 1)
+
+
+WRONG = {
+    "--output=x.jpg": "ending in .png or .npy",
+    "--output=x.png --number=0": "expected 1 or more",
+    "--output=x.png --truncation=0": "expected a number above 0",
+    "--output=x.png --seed=-1": "expected 0 or more",
+    "--output=x.png --label=eleven": "no such class. There are: 0, 1, 2",
+    "--output=x.png --step=3": "has no checkpoint at step 3",
+    "--output=no/folder/x.png": "can't be written",
+}
+
+
+def test_a_wrong_drawing_is_answered_in_one_line(
+    whole: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, part in WRONG.items() if whole[0] == "gan" else ():
+        assert main(["draw", str(whole[1]), *flags.split()]) == 2
+        said = capsys.readouterr().err
+        assert part in said and said.count("\n") == 1, said
+
+
+def test_a_run_encodes_its_data(whole: tuple[str, Path], home: Path) -> None:
+    family, folder = whole
+    out = folder / "encoded"
+    flags = ["--judge"] if family == "vae" else []
+    done = process.aigc("encode", folder, f"--output={out}", *flags, folder=home)
+    assert done.code == 0, done.err
+    train, labels = np.load(out / "train.npy"), np.load(out / "train_labels.npy")
+    assert len(train) == len(labels) == 20 and len(np.load(out / "validation.npy")) == 10
+    if family == "vqvae":
+        assert train.dtype == np.int32 and train.shape == (20, 4)
+    if family == "vae":
+        assert "principal components" in done.out and "pixels (64)" in done.out
+
+
+# --- many seeds as one program --------------------------------------------------------------
+
+LONG = {
+    "gan": ("configs/gan/ring.py", "--config.hyper.lr=1e-3"),
+    "vae": ("configs/vae/mnist.py",),
+    "lm": ("configs/lm/shakespeare_char.py",),
+}
+
+
+@pytest.mark.parametrize("family", LONG)
+def test_seeds_together_are_the_runs_alone(family: str, home: Path) -> None:
+    recipe, *changes = LONG[family]
+    typed = [recipe, *tiny.words(recipe, *changes, *RUN)]
+    root = home / f"seeds-{family}"
+    done = process.aigc("sweep", *typed, "--seeds=2", f"--workdir={root}", folder=home)
+    assert done.code == 0, done.err
+    alone = home / f"alone-{family}"
+    done = process.aigc("train", *typed, "--config.run.seed=1", f"--workdir={alone}", folder=home)
+    assert done.code == 0, done.err
+    one, other = toy.rows(root / "seed_1"), toy.rows(alone)
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    names = [n for n in other[-1] if n.startswith(("train/", "validation"))]
+    assert names
+    for a, b in zip(one, other, strict=True):
+        for name in set(b) - {"wall"}:
+            if name.startswith(("train/", "validation")) and "accuracy" not in name:
+                np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    first = toy.rows(root / "seed_0")
+    assert first[0]["train/loss"] != one[0]["train/loss"]
+    kept = {p.name for p in alone.iterdir()}
+    assert kept - {p.name for p in (root / "seed_1").iterdir()} == set()
+    # A trial goes on alone, with the command that its status names.
+    said = toy.status(root / "seed_1")
+    assert said["state"] == "finished" and said["next"] == ""
+    longer = [w for w in typed if "run.steps=" not in w]
+    more = process.aigc(
+        "train", *longer, "--config.run.seed=1", "--config.run.steps=10",
+        "--allow-change=run.steps", f"--workdir={root / 'seed_1'}", folder=home,
+    )  # fmt: skip
+    assert more.code == 0, more.err
+    assert toy.rows(root / "seed_1")[-1]["step"] == 10
+
+
+def test_stopped_seeds_go_on_together(home: Path) -> None:
+    recipe, *changes = LONG["gan"]
+    typed = ["sweep", recipe, *tiny.words(recipe, *changes, *RUN), "--seeds=2"]
+    whole = process.aigc(*typed, "--workdir=s-whole", folder=home)
+    assert whole.code == 0, whole.err
+    stops = at("aigc_jax.sweep.vectorised", "_placed", "SIGTERM", nth=3)
+    half = process.aigc(*typed, "--workdir=s-half", folder=home, first=stops)
+    assert half.code == 75, half.err
+    assert json.loads((home / "s-half/seed_0/status.json").read_text())["state"] == "stopped"
+    again = process.aigc(*typed, "--workdir=s-half", folder=home)
+    assert again.code == 0, again.err
+    assert "resumed 2 trials" in again.out
+    for seed in (0, 1):
+        with contextlib.chdir(home):
+            a, b = (Path(name) / f"seed_{seed}" for name in ("s-whole", "s-half"))
+            assert check_resume.compare(a, b) is None
