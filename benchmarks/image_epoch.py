@@ -19,11 +19,8 @@ from turns import Worker
 
 RECIPES = {
     "mlp": "configs/gan/mnist_mlp.py",
-    "vae": "configs/vae/mnist.py",
+    "vae": "configs/vae/mnist.py:400",
     "dcgan": "configs/gan/folder_dcgan.py",
-}
-OWN = {
-    "vae": ["--config.task.model.hidden=(400,)", "--config.task.model.latents=20"],
 }
 BATCH = {"mlp": 64, "vae": 128, "dcgan": 64}
 
@@ -62,7 +59,7 @@ def main() -> None:
             "dtype": "float32", "compile": False, "fused": False, "channels_last": False,
         }  # fmt: skip
         settings = [f"--config.data.path={path}", f"--config.run.batch_size={BATCH[args.family]}"]
-        settings += [*OWN.get(args.family, []), *args.setting]
+        settings += [*args.setting]
         last = args.family == "dcgan"
         everyone = {
             "PyTorch eager": Worker(args.torch_python, "worker_image_torch.py", told),

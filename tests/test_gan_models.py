@@ -142,7 +142,7 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one() -> None:
         judged, kept = head.apply(variables, x, label, train=True, mutable=["batch_stats"])
         variables = {**variables, **kept}
     kernel = variables["params"]["logits"]["kernel"]
-    want = x @ (kernel / jnp.linalg.norm(kernel)) + variables["params"]["logits"]["bias"]
+    want = x @ (kernel / jnp.linalg.norm(kernel)) + variables["params"]["logits"]["bias"][None]
     np.testing.assert_allclose(judged.logits, want, rtol=1e-5, atol=1e-6)
     # Evaluation leaves the vectors alone.
     again = head.apply(variables, x, label, train=False)

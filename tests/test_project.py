@@ -20,6 +20,7 @@ MODULES = {
     "ml-collections": "ml_collections",
     "orbax-checkpoint": "orbax",
     "pillow": "PIL",
+    "scikit-learn": "sklearn",
     "tensorboardx": "tensorboardX",
     "tensorflow-datasets": "tensorflow_datasets",
     "array-record": "array_record",

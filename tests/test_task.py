@@ -184,4 +184,7 @@ def test_a_state_is_judged_by_its_average_where_it_keeps_one() -> None:
     assert weights(state).params == state.params
     average = {"model": {"table": jnp.ones((VOCAB, VOCAB))}}
     assert weights(state.replace(ema=average)).params == average
-    assert weights(state).vars is state.vars
+    assert weights(state).vars == state.vars
+    averaged = state.replace(vars={"seen": jnp.zeros(()), "other": 1, "ema": {"seen": jnp.ones(())}})
+    judged = weights(averaged).vars
+    assert judged["seen"] == 1 and judged["other"] == 1

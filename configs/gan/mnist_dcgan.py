@@ -2,6 +2,9 @@
 
     aigc train configs/gan/mnist_dcgan.py
 
+    aigc train configs/classifier/mnist.py --workdir=runs/mnist-classifier
+    aigc train configs/gan/mnist_dcgan.py:judged    # and scored by that classifier at the end
+
 Generator 7x7x64 - 14x14x32 - 28x28x1, discriminator its mirror, batch normalization in both.
 
 Not run to its end here.
@@ -12,9 +15,17 @@ the sizes are ours. There is no published score to compare with.
 
 from ml_collections import ConfigDict
 
+from configs.gan.mnist_mlp import JUDGES
 
-def get_config() -> ConfigDict:
-    """Returns the recipe; what it leaves out has the defaults of the code."""
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the recipe; what it leaves out has the defaults of the code.
+
+    Args:
+      arg: None, or "judged" to have a classifier score it.
+    """
+    if arg not in (None, "judged"):
+        raise ValueError(f"no variant {arg!r} of this recipe; there is 'judged'")
     return ConfigDict(
         {
             "task": {
@@ -32,9 +43,10 @@ def get_config() -> ConfigDict:
             "evals": {
                 "validation": {"name": "mean", "split": "validation"},
                 "pictures": {"name": "pictures", "number": 80, "columns": 10},
+                **(JUDGES if arg == "judged" else {}),
             },
             "run": {
-                "steps": 9380,
+                "steps": 4690,  # 5 epochs
                 "batch_size": 64,
                 "eval_every": 938,
                 "save_every": 938,
