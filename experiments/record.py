@@ -3,7 +3,7 @@
     python experiments/record.py --command="aigc train ..." RUN_0 RUN_1 RUN_2 > record.json
 
 Prints JSON: each run's last scores, seed, commit and wall time; mean and 95 % interval (Student's
-t) of the validation loss; hashes of the config (without seed and path) and of the data; the floors;
+t) of each metric; hashes of the config (without seed and path) and of the data; the floors;
 the environment. No path of the machine is in it.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-METRICS = ("validation/loss", "validation/bits_per_byte", "validation/accuracy")
+METRICS = ("validation/loss", "validation/bits_per_byte", "validation/accuracy")  # by default
 
 
 def read(path: Path) -> Any:
@@ -25,14 +25,19 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def last_scores(run: Path) -> dict[str, float]:
+def optional(path: Path) -> Any:
+    """Returns the JSON of a file that not every run has."""
+    return read(path) if path.is_file() else {}
+
+
+def last_scores(run: Path, metrics: list[str]) -> dict[str, float]:
     """Returns the scores of a finished run's last step, and its wall time in seconds."""
     steps = read(run / "config.json")["run"]["steps"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = [row for row in rows if row.get("step") == steps and METRICS[0] in row]
+    found = [row for row in rows if row.get("step") == steps and metrics[0] in row]
     if not found:
-        sys.exit(f"{run} has no score at its last step, {steps}")
-    return {**{name: found[-1][name] for name in METRICS}, "wall_seconds": found[-1]["wall"]}
+        sys.exit(f"{run} has no {metrics[0]} at its last step, {steps}")
+    return {**{name: found[-1][name] for name in metrics}, "wall_seconds": found[-1]["wall"]}
 
 
 def comparable(config: dict[str, Any]) -> str:
@@ -43,13 +48,25 @@ def comparable(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def summed_up(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation over the runs and 95 % interval of the mean."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return {"mean": mean}
+    stdev = statistics.stdev(values)
+    half = T95[len(values) - 1] * stdev / len(values) ** 0.5
+    return {"mean": mean, "stdev": stdev, "interval_95": [mean - half, mean + half]}
+
+
 def main() -> None:
     """Reads the runs and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--command", required=True, help="with INPUT.TXT and SEED in it")
+    parser.add_argument("--metric", action="append", help="may be repeated")
     parser.add_argument("runs", nargs="+", type=Path)
     args = parser.parse_args()
 
+    metrics = args.metric or list(METRICS)
     configs = [read(run / "config.json") for run in args.runs]
     if len({comparable(config) for config in configs}) != 1:
         sys.exit("these runs differ in more than seed and path")
@@ -60,13 +77,8 @@ def main() -> None:
     for run, config in zip(args.runs, configs, strict=True):
         env = read(run / "env.json")
         commit = {key: env.get("git", env).get(key) for key in ("commit", "dirty")}
-        rows.append({"seed": config["run"]["seed"], **last_scores(run), **commit})
-    losses = [row[METRICS[0]] for row in rows]
-    summary: dict[str, Any] = {"mean": statistics.mean(losses)}
-    if len(losses) > 1:
-        summary["stdev"] = statistics.stdev(losses)
-        half = T95[len(losses) - 1] * summary["stdev"] / len(losses) ** 0.5
-        summary["interval_95"] = [summary["mean"] - half, summary["mean"] + half]
+        rows.append({"seed": config["run"]["seed"], **last_scores(run, metrics), **commit})
+    summary = {name: summed_up([row[name] for row in rows]) for name in metrics}
     env = read(args.runs[0] / "env.json")
     record = {
         "command": args.command,
@@ -74,7 +86,8 @@ def main() -> None:
         "summary": summary,
         "config_sha256_without_seed_and_path": comparable(configs[0]),
         "data_fingerprint": data[0]["fingerprint"],
-        "floors": read(args.runs[0] / "floors.json"),
+        "floors": optional(args.runs[0] / "floors.json"),
+        "protocols": optional(args.runs[0] / "protocols.json"),
         "environment": {key: env[key] for key in ("python", "packages", "cpu", "cores")},
     }
     json.dump(record, sys.stdout, indent=2)

@@ -185,6 +185,7 @@ def test_a_state_is_judged_by_its_average_where_it_keeps_one() -> None:
     average = {"model": {"table": jnp.ones((VOCAB, VOCAB))}}
     assert weights(state.replace(ema=average)).params == average
     assert weights(state).vars == state.vars
-    averaged = state.replace(vars={"seen": jnp.zeros(()), "other": 1, "ema": {"seen": jnp.ones(())}})
+    kept = {"seen": jnp.zeros(()), "other": 1, "ema": {"seen": jnp.ones(())}}
+    averaged = state.replace(vars=kept)
     judged = weights(averaged).vars
     assert judged["seen"] == 1 and judged["other"] == 1

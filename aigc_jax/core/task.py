@@ -82,8 +82,7 @@ class Task(NamedTuple):
 
 def weights(state: State) -> Weights:
     """Returns what a state is judged by: the moving averages where it keeps them."""
-    averaged = state.vars["ema"] if "ema" in state.vars else {}
-    return Weights({**state.params, **state.ema}, {**state.vars, **averaged})
+    return Weights({**state.params, **state.ema}, {**state.vars, **state.vars.get("ema", {})})
 
 
 def row_keys(key: jax.Array, index_B: jax.Array) -> jax.Array:

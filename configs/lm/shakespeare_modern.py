@@ -9,7 +9,7 @@ that begin at zero, and Muon for the blocks' matrices.
 
 Measured on tinyshakespeare, two cores, about two minutes, three seeds: training loss 1.97 to 2.00
 at step 200 and 1.63 to 1.65 at 600; validation loss 1.625 to 1.632 at 1,233, where nanoGPT's has
-1.906 and a 5-gram 1.669. See experiments/results/shakespeare_modern.
+1.911 and a 5-gram 1.669. See experiments/results/shakespeare_modern.
 
 Source: Keller Jordan et al. 2024, github.com/KellerJordan/modded-nanogpt (Muon, qk-norm, rotary
 positions, zero projections, linear decay to zero); SwiGLU: Shazeer 2020, arXiv:2002.05202.
