@@ -433,3 +433,18 @@ def test_points_are_neither_turned_nor_augmented() -> None:
     ):
         with pytest.raises(UserError, match=words):
             kind.make(spec((2,)), optimizer(), MODEL, **settings)
+
+
+def test_standing_statistics_are_those_of_many_batches() -> None:
+    task = make(model={"norm": True})
+    judged = weights(start(task))
+    players = task.init.__self__.players
+    again = task.functions["standing"](judged, jax.random.key(3), 5, 40)
+    found = again.vars["generator"]["batch_stats"]["norm_0"]["norm"]
+    z = jnp.concatenate([players.latents(jax.random.fold_in(jax.random.key(3), i), 40)
+                         for i in range(5)])  # fmt: skip
+    hidden = z @ judged.params["generator"]["hidden_0"]["kernel"]
+    np.testing.assert_allclose(found["mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
+    parts = np.asarray(hidden).reshape(5, 40, -1).var(1).mean(0)
+    np.testing.assert_allclose(found["var"], parts, rtol=1e-3)
+    assert same(again.params, judged.params)

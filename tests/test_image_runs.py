@@ -190,3 +190,43 @@ def test_stopped_seeds_go_on_together(home: Path) -> None:
         with contextlib.chdir(home):
             a, b = (Path(name) / f"seed_{seed}" for name in ("s-whole", "s-half"))
             assert check_resume.compare(a, b) is None
+
+
+# --- what a model is good for ---------------------------------------------------------------
+
+
+def test_samples_by_class_train_a_classifier(home: Path) -> None:
+    recipe = "configs/gan/mnist_dcgan.py:conditional"
+    changes = ["--config.run.steps=4", *RUN[1:]]
+    model = process.aigc(
+        "train", recipe, *tiny.words(recipe, *changes), "--workdir=classes", folder=home
+    )
+    assert model.code == 0, model.err
+    judge = "configs/classifier/mnist.py"
+    few = [*tiny.words(judge, *changes), "--with=classes", "--seeds=2", "--samples=30"]
+    done = process.aigc("augment", judge, *few, "--workdir=augmented", folder=home)
+    assert done.code == 0, done.err
+    assert "difference, seed by seed: " in done.out
+    real, mixed = (toy.rows(home / "augmented" / arm / "seed_0") for arm in ("real", "augmented"))
+    assert real[-1]["step"] == mixed[-1]["step"] == 4
+    assert real[1]["train/loss"] != mixed[1]["train/loss"]  # trained on other rows
+    assert real[0]["validation/loss"] == pytest.approx(mixed[0]["validation/loss"], rel=1e-5)
+    for flags, part in {"--share=0": "above 0", "--seeds=1": "2 to 10 seeds"}.items():
+        wrong = process.aigc("augment", judge, *few, flags, folder=home)
+        assert wrong.code == 2 and part in wrong.err and wrong.err.count("\n") == 1
+    out = home / "filled.png"
+    filled = process.aigc("inpaint", "classes", "--number=3", "--steps=3", f"--output={out}",
+                          folder=home)  # fmt: skip
+    assert filled.code == 0, filled.err
+    assert "of the mean picture" in filled.out and out.read_bytes()[:4] == b"\x89PNG"
+    for flags, part in {
+        "--hide=middle": "expected center, left",
+        "--split=trian": "has no such split",
+        "--steps=0": "expected 1 or more",
+    }.items():
+        wrong = process.aigc("inpaint", "classes", flags, f"--output={out}", folder=home)
+        assert wrong.code == 2 and part in wrong.err and wrong.err.count("\n") == 1
+    again = process.aigc(
+        "draw", "classes", "--standing=2", "--label=3", "--number=2", f"--output={out}", folder=home
+    )
+    assert again.code == 0, again.err

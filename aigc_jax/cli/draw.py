@@ -1,6 +1,7 @@
 """`aigc draw RUN`: pictures from a trained generative model."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--truncation", type=float, metavar="T", help="draw latents again that lie beyond T"
     )
+    parser.add_argument("--standing", type=int, metavar="N",
+                        help="batch statistics anew from N batches of 100 samples")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--columns", type=int, default=8, metavar="N", help="(default: 8)")
     parser.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
@@ -50,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.truncation is not None and not args.truncation > 0:
         raise UserError(f"--truncation={args.truncation}: expected a number above 0.")
+    if args.standing is not None and args.standing < 1:
+        raise UserError(f"--standing={args.standing}: expected 1 or more.")
     if args.seed < 0:
         raise UserError(f"--seed={args.seed}: expected 0 or more.")
     done = wire.trained(args.run_folder, args.step)
@@ -70,7 +75,13 @@ def run(args: argparse.Namespace) -> int:
     if args.label:
         chosen = [_class(name, facts) for name in args.label]
         knobs["label"] = np.resize(np.asarray(chosen, np.int32), args.number)
-    x = done.parts.task.sample(done.weights, jax.random.key(args.seed), number=args.number, **knobs)
+    weights = done.weights
+    if args.standing is not None:
+        if "standing" not in done.parts.task.functions:
+            raise UserError("--standing: this model has no batch statistics.")
+        again = partial(done.parts.task.functions["standing"], batches=args.standing, size=100)
+        weights = jax.jit(again)(weights, jax.random.fold_in(jax.random.key(args.seed), 1))
+    x = done.parts.task.sample(weights, jax.random.key(args.seed), number=args.number, **knobs)
     try:
         if args.output.suffix == ".npy":
             np.save(args.output, x)

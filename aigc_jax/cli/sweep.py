@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,33 @@ def run(args: argparse.Namespace) -> int:
     """Trains them all."""
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds}: expected 1 or more.")
-    cfg = config.load(args.config, args.overrides)
     root = args.workdir or Path(f"{train.default_workdir(args.config, False)}-seeds")
-    first = config.to_dict(cfg)["run"]["seed"]
+    return seeds(args.config, args.overrides, args.seeds, root)
+
+
+def seeds(
+    recipe: str,
+    overrides: list[str],
+    number: int,
+    root: Path,
+    mixed: Callable[[Any, int], Callable[[int], Any]] | None = None,
+) -> int:
+    """Trains a recipe with several seeds as one program; returns the exit code.
+
+    Args:
+      recipe, overrides: as typed. number: seeds, from run.seed on. root: of the run folders.
+      mixed: (data, seed) -> what gives the batch of a step; by default the data's own. Such a run
+        can't go on by `aigc train`, and its status names no command.
+    """
+    first = config.to_dict(config.load(recipe, overrides))["run"]["seed"]
     plans = []
-    for seed in range(first, first + args.seeds):
-        words = [*args.overrides, f"--config.run.seed={seed}"]
-        own = config.load(args.config, words)
+    for seed in range(first, first + number):
+        words = [*overrides, f"--config.run.seed={seed}"]
+        own = config.load(recipe, words)
         folder = root / f"seed_{seed}"
         train._check_resume(own, folder, [])
-        command = shlex.join(["aigc", "train", args.config, *words, f"--workdir={folder}"])
-        plans.append((own, folder, seed, command))
+        command = shlex.join(["aigc", "train", recipe, *words, f"--workdir={folder}"])
+        plans.append((own, folder, seed, "" if mixed else command))
 
     from aigc_jax.train.signals import Early, Signals
 
@@ -51,14 +68,24 @@ def run(args: argparse.Namespace) -> int:
             built = wire.parts(plans[0][0])
             for _, folder, _, _ in plans:
                 held.enter_context(train._taken(folder))
-            return _together(built, plans, signals, root)
+            return _together(built, plans, signals, root, mixed or _own)
     except Early as signal:
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
               file=sys.stderr)  # fmt: skip
         return train.STOPPED
 
 
-def _together(built: wire.Parts, plans: list[Any], signals: Any, root: Path) -> int:
+def _own(data: Any, seed: int) -> Callable[[int], Any]:
+    return lambda step: data.batch(step, (0, 1))
+
+
+def _together(
+    built: wire.Parts,
+    plans: list[Any],
+    signals: Any,
+    root: Path,
+    mixed: Callable[[Any, int], Callable[[int], Any]],
+) -> int:
     from aigc_jax.report.folder import Run
     from aigc_jax.report.html import render
     from aigc_jax.sweep.group import Group, Trial
@@ -81,10 +108,7 @@ def _together(built: wire.Parts, plans: list[Any], signals: Any, root: Path) -> 
             evaluation.write_picture(folder, step, name, pixels)
 
         judges = wire.evaluators(own, signals, folder, write_sample, write_picture)
-
-        def batch_at(step: int, data: Any = data) -> Any:
-            return data.batch(step, (0, 1))
-
+        batch_at = mixed(data, seed)
         trials.append(Trial(folder, plain, seed, plain["hyper"], batch_at, judges, command))
     group = Group(built.task, trials, settings=built.settings, signals=signals)
     signals.saves = True

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from aigc_jax.errors import UserError
 
+MOMENTUM = 0.9  # of the running batch statistics
 GENERATOR_LABELS = ("none", "concat", "norm")
 DISCRIMINATOR_LABELS = ("none", "concat", "projection", "classifier")
 
@@ -82,7 +83,7 @@ class ClassNorm(nn.Module):
     """
 
     classes: int = 0
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
 
     @nn.compact

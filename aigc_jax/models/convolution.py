@@ -80,37 +80,36 @@ def _up_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return pixels.reshape(batch, 2 * h + 2, 2 * w + 2, out)[:, 1:-1, 1:-1]
 
 
-class Down(nn.Module):
-    """`down` with its kernel and, if asked for, a bias."""
+class _Strided(nn.Module):
+    """A kernel for one of the two forms and, if asked for, a bias."""
 
     features: int
     bias: bool = True
     kernel_init: Init = nn.initializers.lecun_normal()
 
-    @nn.compact
-    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        shape = (4, 4, x_BHWC.shape[-1], self.features)
-        y_BHWF = down(x_BHWC, self.param("kernel", self.kernel_init, shape))
-        if self.bias:
-            y_BHWF = y_BHWF + _spread(self.param("bias", nn.initializers.zeros, shape[-1:]))
-        return y_BHWF
-
-
-class Up(nn.Module):
-    """`up` with its kernel and, if asked for, a bias."""
-
-    features: int
-    bias: bool = True
-    kernel_init: Init = nn.initializers.lecun_normal()
+    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        """`down` or `up`."""
+        raise NotImplementedError
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         shape = (4, 4, x_BHWC.shape[-1], self.features)
-        y_BHWF = up(x_BHWC, self.param("kernel", self.kernel_init, shape))
+        y_BHWF = self.form(x_BHWC, self.param("kernel", self.kernel_init, shape))
         if self.bias:
-            y_BHWF = y_BHWF + _spread(self.param("bias", nn.initializers.zeros, shape[-1:]))
+            bias_F = self.param("bias", nn.initializers.zeros, shape[-1:])
+            y_BHWF = y_BHWF + bias_F[None, None, None]
         return y_BHWF
 
 
-def _spread(bias_F: jax.Array) -> jax.Array:
-    return bias_F[None, None, None]
+class Down(_Strided):
+    """`down` as a layer."""
+
+    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        return down(x_BHWC, kernel)
+
+
+class Up(_Strided):
+    """`up` as a layer."""
+
+    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        return up(x_BHWC, kernel)

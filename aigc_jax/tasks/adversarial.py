@@ -6,6 +6,7 @@ Networks that help stand beside either player and are trained with it (`tasks.au
 Letters: B = examples of one part of the batch, m = packing.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,12 +47,17 @@ class Match:
             for side in ("generator", "discriminator")
         }
 
-    def task(self, classes: int) -> Task:
-        """Returns the task; `classes` is what its samples can be asked for, 0 for none."""
+    def task(self) -> Task:
+        """Returns the task."""
         players = self.players
-        functions = {"features": players.features}
+        functions: dict[str, Callable[..., Any]] = {
+            "features": players.features,
+            "decode": players.decode,
+            "latents": players.latents,
+            "standing": players.standing,
+        }
         return Task(
-            self.init, self.step, players.evaluate, Batched(players.draw, classes=classes),
+            self.init, self.step, players.evaluate, Batched(players.draw, classes=players.classes),
             functions=functions,
         )  # fmt: skip
 

@@ -61,7 +61,7 @@ def make(
     rules = Rules(loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent)
     players = make_players(spec, model, rules)
     match = Match(players, optimizer, make_helpers(auxiliaries, players, codes))
-    task = match.task(spec.facts["classes"] if players.pair.labels else 0)
+    task = match.task()
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         # The weights of this step enter as the others do; the state keeps what was set.

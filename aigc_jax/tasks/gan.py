@@ -72,7 +72,7 @@ def make(
     """
     rules = Rules(loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent)
     players = make_players(spec, model, rules)
-    return Match(players, optimizer).task(spec.facts["classes"] if players.pair.labels else 0)
+    return Match(players, optimizer).task()
 
 
 def make_players(spec: Any, model: dict[str, Any], rules: Rules) -> Players:
@@ -81,4 +81,4 @@ def make_players(spec: Any, model: dict[str, Any], rules: Rules) -> Players:
     settings = {key: value for key, value in model.items() if key != "name"}
     pair = maker("models", model["name"])(shape=shape, classes=spec.facts["classes"], **settings)
     rules.check(shape, spec.arrays["x"].shape[0], pair.labels)
-    return Players(pair, shape, rules)
+    return Players(pair, shape, rules, spec.facts["classes"])

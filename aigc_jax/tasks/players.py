@@ -12,7 +12,7 @@ from aigc_jax.core.task import Batch, Metrics, Weights, row_keys
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.losses import adversarial as losses
 from aigc_jax.models.augment import POLICIES
-from aigc_jax.models.conditioning import Judged, Pair
+from aigc_jax.models.conditioning import MOMENTUM, Judged, Pair
 
 Tree = Any
 
@@ -69,10 +69,12 @@ class Players:
 
     Args:
       pair: the networks. shape: of one example. rules: checked.
+      classes: of the labels that the networks see, 0 for none.
     """
 
-    def __init__(self, pair: Pair, shape: tuple[int, ...], rules: Rules) -> None:
+    def __init__(self, pair: Pair, shape: tuple[int, ...], rules: Rules, classes: int = 0) -> None:
         self.pair, self.shape, self.rules = pair, shape, rules
+        self.classes = classes if pair.labels else 0
 
     def latents(self, key: jax.Array, number: int) -> jax.Array:
         """Returns z, float32 [number, Z]."""
@@ -165,6 +167,38 @@ class Players:
             z = jnp.where(jnp.asarray(truncation) > 0, cut, z)
         params, kept = weights.params["generator"], weights.vars["generator"]
         return self.generate(params, kept, z, label, train=False)[0]
+
+    def decode(
+        self, weights: Weights, z_BZ: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:
+        """Makes examples of given latents."""
+        if label is None or not self.pair.labels:
+            label = jnp.zeros((z_BZ.shape[0],), jnp.int32)
+        params, kept = weights.params["generator"], weights.vars["generator"]
+        return self.generate(params, kept, z_BZ, label, train=False)[0]
+
+    def standing(self, weights: Weights, key: jax.Array, batches: int, size: int) -> Weights:
+        """Returns weights whose generator has new batch statistics: means over many batches.
+
+        Standing statistics (Brock et al. 2019, arXiv:1809.11096, section 3.1). Labels come in turn.
+
+        Args:
+          weights: to begin from. key: of the latents.
+          batches: how many. size: examples in each.
+        """
+        kept = weights.vars["generator"]
+        label = jnp.arange(size, dtype=jnp.int32) % max(self.classes, 1)
+        none = jax.tree.map(jnp.zeros_like, kept)
+
+        def one(total: Tree, i: jax.Array) -> tuple[Tree, None]:
+            z = self.latents(jax.random.fold_in(key, i), size)
+            _, moved = self.generate(weights.params["generator"], none, z, label)
+            return jax.tree.map(jnp.add, total, moved), None
+
+        total, _ = jax.lax.scan(one, none, jnp.arange(batches))
+        # From zero, a running mean moves by 1 - momentum of what a batch has.
+        mean = jax.tree.map(lambda x: x / (batches * (1.0 - MOMENTUM)), total)
+        return weights._replace(vars={**weights.vars, "generator": mean})
 
     def features(self, weights: Weights, batch: Batch) -> jax.Array:
         """The discriminator's last features of `x`, [B, F]; packed with copies of itself."""

@@ -248,6 +248,7 @@ class _Family:
         return {
             "encode": self.encode,
             "decode": self.decode,
+            "latents": self.latents,
             "features": self.features,
             "reconstruct": self.reconstruct,
             "log_weights": self.log_weights,
@@ -298,6 +299,10 @@ class _Family:
         mean, logvar = self._apply(weights, "posterior", x_BD, self._label(label))
         noise = _noise(keys_B, self._network.latents[:1], jnp.int32(0), 1)[0][0]
         return mean + jnp.exp(0.5 * logvar) * noise
+
+    def latents(self, key: jax.Array, number: int) -> jax.Array:
+        """Draws z [N, L] from a standard normal distribution."""
+        return jax.random.normal(key, (number, self._network.latents[0]))
 
     def decode(self, weights: Weights, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """Returns the mean of p(x | z), [N, ...] in [-1, 1]."""

@@ -5,6 +5,10 @@
     aigc train configs/classifier/mnist.py --workdir=runs/mnist-classifier
     aigc train configs/gan/mnist_dcgan.py:judged    # and scored by that classifier at the end
 
+    aigc train configs/gan/mnist_dcgan.py:conditional
+    aigc augment configs/classifier/mnist.py --with=runs/mnist_dcgan-conditional \\
+        --config.data.train_share=0.01 --config.evals.validation.split=test
+
 Generator 7x7x64 - 14x14x32 - 28x28x1, discriminator its mirror, batch normalization in both.
 
 Not run to its end here.
@@ -22,10 +26,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the recipe; what it leaves out has the defaults of the code.
 
     Args:
-      arg: None, or "judged" to have a classifier score it.
+      arg: None, "judged" to have a classifier score it, or "conditional" to draw by class:
+        conditional batch normalization and a projection discriminator.
     """
-    if arg not in (None, "judged"):
-        raise ValueError(f"no variant {arg!r} of this recipe; there is 'judged'")
+    if arg not in (None, "judged", "conditional"):
+        raise ValueError(f"no variant {arg!r}; there are 'judged' and 'conditional'")
+    labels = {"generator_labels": "norm", "discriminator_labels": "projection"}
     return ConfigDict(
         {
             "task": {
@@ -35,6 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     "latents": 64,
                     "generator_width": 32,
                     "discriminator_width": 32,
+                    **(labels if arg == "conditional" else {}),
                 },
             },
             "data": {"name": "images", "path": "mnist"},
