@@ -28,6 +28,8 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--standing", type=int, metavar="N",
                         help="batch statistics anew from N batches of 100 samples")  # fmt: skip
+    parser.add_argument("--prior", type=Path, metavar="RUN",
+                        help="of a VQ-VAE's codes, a run of configs/vae/vq_prior.py")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--columns", type=int, default=8, metavar="N", help="(default: 8)")
     parser.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
@@ -58,30 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UserError(f"--seed={args.seed}: expected 0 or more.")
     done = wire.trained(args.run_folder, args.step)
-    import jax
+    if done.parts.data.tokenizer is not None:
+        raise UserError(f"{args.run_folder} writes text; use `aigc sample {args.run_folder}`.")
     import numpy as np
 
     from aigc_jax.metrics.picture_grid import grid
 
-    facts = done.parts.data.spec.facts
-    if done.parts.data.tokenizer is not None:
-        raise UserError(f"{args.run_folder} writes text; use `aigc sample {args.run_folder}`.")
-    if done.parts.task.sample is None:
-        raise UserError(f"{args.run_folder}: its task, {done.parts.config['task']['name']}, draws"
-                        " nothing.")  # fmt: skip
-    knobs: dict[str, Any] = {}
-    if args.truncation is not None:
-        knobs["truncation"] = args.truncation
-    if args.label:
-        chosen = [_class(name, facts) for name in args.label]
-        knobs["label"] = np.resize(np.asarray(chosen, np.int32), args.number)
-    weights = done.weights
-    if args.standing is not None:
-        if "standing" not in done.parts.task.functions:
-            raise UserError("--standing: this model has no batch statistics.")
-        again = partial(done.parts.task.functions["standing"], batches=args.standing, size=100)
-        weights = jax.jit(again)(weights, jax.random.fold_in(jax.random.key(args.seed), 1))
-    x = done.parts.task.sample(weights, jax.random.key(args.seed), number=args.number, **knobs)
+    x = _of_codes(done, args) if "decode_codes" in done.parts.task.functions else _drawn(done, args)
     try:
         if args.output.suffix == ".npy":
             np.save(args.output, x)
@@ -95,6 +80,62 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output={args.output} can't be written: {error.strerror}.") from None
     print(f"{args.output}: {len(x)} of step {done.step}")
     return 0
+
+
+def _drawn(done: wire.Trained, args: argparse.Namespace) -> Any:
+    """Samples of a task that draws images itself, float32 [N, ...]."""
+    import jax
+    import numpy as np
+
+    task, weights = done.parts.task, done.weights
+    if args.prior is not None:
+        raise UserError("--prior is for a model of codes; this one draws by itself.")
+    if task.sample is None:
+        raise UserError(f"{args.run_folder}: its task, {done.parts.config['task']['name']}, draws"
+                        " nothing.")  # fmt: skip
+    knobs: dict[str, Any] = {}
+    if args.truncation is not None:
+        knobs["truncation"] = args.truncation
+    if args.label:
+        chosen = [_class(name, done.parts.data.spec.facts) for name in args.label]
+        knobs["label"] = np.resize(np.asarray(chosen, np.int32), args.number)
+    if args.standing is not None:
+        if "standing" not in task.functions:
+            raise UserError("--standing: this model has no batch statistics.")
+        again = partial(task.functions["standing"], batches=args.standing, size=100)
+        weights = jax.jit(again)(weights, jax.random.fold_in(jax.random.key(args.seed), 1))
+    return task.sample(weights, jax.random.key(args.seed), number=args.number, **knobs)
+
+
+def _of_codes(done: wire.Trained, args: argparse.Namespace) -> Any:
+    """Samples of a VQ-VAE: a prior, which is a language model, writes codes."""
+    import jax
+    import numpy as np
+
+    if args.truncation is not None or args.standing is not None:
+        raise UserError("--truncation and --standing are for models with latents, not codes.")
+    if args.prior is None:
+        raise UserError(
+            f"{args.run_folder} draws what a prior of its codes writes: --prior=RUN, a run of"
+            " configs/vae/vq_prior.py."
+        )
+    prior = wire.trained(args.prior)
+    facts = prior.parts.data.spec.facts
+    if "codes" not in facts:
+        raise UserError(f"--prior={args.prior}: it was not trained on codes.")
+    first = np.zeros(args.number, np.int32)
+    if args.label:
+        if not facts["classes"]:
+            raise UserError(f"--label: {args.prior} was trained without labels.")
+        chosen = [_class(name, done.parts.data.spec.facts) for name in args.label]
+        first = np.resize(np.asarray(chosen, np.int32), args.number)
+    elif facts["classes"]:
+        first = (np.arange(args.number) % facts["classes"]).astype(np.int32)
+    prompt = (facts["codes"] + first)[:, None]
+    sample, key = prior.parts.task.sample, jax.random.key(args.seed)
+    written = sample(prior.weights, key, prompt=prompt, count=facts["context"])
+    decode = jax.jit(done.parts.task.functions["decode_codes"])
+    return np.asarray(decode(done.weights, written[:, 1:]))
 
 
 def _class(name: str, facts: dict[str, Any]) -> int:

@@ -164,8 +164,8 @@ def _read(path: Path, labels: bool, train_share: float) -> tuple[dict[str, Part]
 def _load(path: Path, digest: Any) -> np.ndarray:
     if not path.is_file():
         raise UserError(
-            f"there are no codes at {path}; make them with a trained VQ-VAE (its function"
-            " 'codes') and name the folder or the .npy file in data.path."
+            f"there are no codes at {path}; make them with a trained VQ-VAE (aigc encode RUN"
+            " --output=FOLDER) and name that folder or a .npy file in data.path."
         )
     digest.update(bytes.fromhex(store.sha256_of(path)))
     try:

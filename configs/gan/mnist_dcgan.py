@@ -6,8 +6,10 @@
     aigc train configs/gan/mnist_dcgan.py:judged    # and scored by that classifier at the end
 
     aigc train configs/gan/mnist_dcgan.py:conditional
-    aigc augment configs/classifier/mnist.py --with=runs/mnist_dcgan-conditional \\
-        --config.data.train_share=0.01 --config.evals.validation.split=test
+    aigc augment configs/classifier/mnist.py --with=runs/mnist_dcgan-conditional
+
+The last says what samples are worth beside real digits; with little of these,
+`--config.data.train_share=0.01 --config.evals.validation.split=test`, they may be worth something.
 
 Generator 7x7x64 - 14x14x32 - 28x28x1, discriminator its mirror, batch normalization in both.
 
