@@ -27,7 +27,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="(default: 300)")
     parser.add_argument("--lr", type=float, default=0.05, help="of the search (default: 0.05)")
     parser.add_argument(
-        "--prior", type=float, default=0.003, metavar="W", help="weight of |z|^2 (default: 0.003)"
+        "--prior", type=float, default=0.03, metavar="W", help="weight of |z|^2 (default: 0.03)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--step", type=int, help="the checkpoint (default: the newest)")

@@ -62,6 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "hyper": {"lr": 1e-3, "end_ratio": 0.1, "eps": 1e-4},
             "evals": {
                 "validation": {"name": "mean", "split": "validation"},
+                "floors": {"name": "pixels", "split": "validation"},
                 "units": {"name": "active_units", "split": "validation"},
                 "bound": {
                     "name": "bound",

@@ -1,0 +1,45 @@
+"""Levels of binarized pictures, by hand."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_jax.data.base import Split
+from aigc_jax.errors import UserError
+from aigc_jax.evals import pixels
+
+
+def context(train: Any, judged: Any, floors: dict[str, Any]) -> Any:
+    def part(x: Any) -> Split:
+        rows = np.asarray(x, np.float32).reshape(len(x), 1, 2, 1)
+        padded = np.concatenate([rows, np.zeros_like(rows[:1])])
+        mask = np.array([1.0] * len(rows) + [0.0], np.float32)
+        return Split(1, lambda i, shard: {"x": padded, "mask": mask})
+
+    def add_floors(metric: str, key: str, make: Any) -> None:
+        floors[metric] = make()
+
+    spec = SimpleNamespace(facts={"unit": "images"})
+    splits = {"train": part(train), "validation": part(judged)}
+    return SimpleNamespace(data=SimpleNamespace(spec=spec, splits=splits), add_floors=add_floors)
+
+
+def test_both_levels_by_hand() -> None:
+    floors: dict[str, Any] = {}
+    # Training: the first pixel is 1 half of the time, the second with 1/4 on the average.
+    handed = context([[1, -1], [-1, 0]], [[0, 0], [1, -1]], floors)
+    judge = pixels.make(handed)
+    assert judge(None, 0) == {} and judge(None, 1) == {}  # type: ignore[arg-type]
+    ln = np.log
+    gray = -(ln(1 / 2) + (ln(1 / 4) + ln(3 / 4)) / 2)  # p = 1/2, 1/2
+    sharp = -(ln(1 / 2) + ln(3 / 4))  # p = 1, 0
+    found = floors["validation/loss"]
+    assert found["independent pixels"] == pytest.approx((gray + sharp) / 2)
+    assert found["the gray picture"] == pytest.approx(2 * ln(2) / 2)
+
+
+def test_what_has_no_images_is_answered() -> None:
+    with pytest.raises(UserError, match="no images called 'test'"):
+        pixels.make(context([[0, 0]], [[0, 0]], {}), split="test")
