@@ -15,7 +15,7 @@ nothing is chosen by it but `run.best`. Digits that were binarized once and for 
 (`--config.task.binarize=fixed`) give other numbers, by about two nats, and gray values
 (`--config.task.binarize=none`) numbers that compare with nothing.
 
-Machine and time: two CPU cores, two minutes. Expected -ELBO on the test part: 117.2 after one epoch,
+Machine and time: two CPU cores, two minutes. Expected -ELBO on the test part: 117.2 after an epoch,
 106.0 after four, 102.2 at the end (three seeds, 95 %: 101.8 to 102.6). The variants were not run.
 """
 
