@@ -60,19 +60,33 @@ def whole(request: pytest.FixtureRequest, home: Path) -> tuple[str, Path]:
     return request.param, home / request.param
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[str, Path], home: Path) -> None:
-    family, folder = whole
-    command = ("train", *words(family), f"--workdir={family}-killed")
+def killed_and_resumed(typed: list[str], folder: Path, home: Path) -> Path:
+    """Asserts that a run killed after its first save ends with the bits of `folder`."""
+    command = ("train", *typed, f"--workdir={folder.name}-killed")
     # After the save at step 4, at the sixth step.
     dies = at("aigc_jax.train.program", "stack", "SIGKILL", nth=4)
     killed = process.aigc(*command, folder=home, first=dies)
     assert killed.code == -signal.SIGKILL
     again = process.aigc(*command, folder=home)
     assert again.code == 0, again.err
-    other = home / f"{family}-killed"
+    other = home / f"{folder.name}-killed"
     assert len(toy.status(other)["starts"]) == 2
     with contextlib.chdir(home):
         assert check_resume.compare(folder, other) is None
+    return other
+
+
+def test_a_killed_game_with_a_helper_goes_on_bit_for_bit(home: Path) -> None:
+    recipe = "configs/gan/ring.py:encoder"
+    typed = [recipe, *tiny.words(recipe, *RUN)]
+    done = process.aigc("train", *typed, "--workdir=helped", folder=home)
+    assert done.code == 0, done.err
+    killed_and_resumed(typed, home / "helped", home)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[str, Path], home: Path) -> None:
+    family, folder = whole
+    other = killed_and_resumed(words(family), folder, home)
     for picture in (folder / "samples").iterdir():
         assert (other / "samples" / picture.name).read_bytes() == picture.read_bytes()
 
