@@ -57,7 +57,7 @@ def seeds(
         words = [*overrides, f"--config.run.seed={seed}"]
         own = config.load(recipe, words)
         folder = root / f"seed_{seed}"
-        train._check_resume(own, folder, [])
+        train.changed_settings(own, folder, [])
         command = shlex.join(["aigc", "train", recipe, *words, f"--workdir={folder}"])
         plans.append((own, folder, seed, "" if mixed else command))
 
@@ -67,7 +67,7 @@ def seeds(
         with Signals(saves=False) as signals, contextlib.ExitStack() as held:
             built = wire.parts(plans[0][0])
             for _, folder, _, _ in plans:
-                held.enter_context(train._taken(folder))
+                held.enter_context(train.taken(folder))
             return _together(built, plans, signals, root, mixed or _own)
     except Early as signal:
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
@@ -99,7 +99,8 @@ def _together(
         settings = built.settings._replace(seed=seed)
         data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=seed)
         own = built._replace(config=plain, settings=settings, data=data)
-        train._write_folder(own, folder, where)
+        train.check_data(own, folder, [])
+        train.write_folder(own, folder, where)
 
         def write_sample(step: int, text: str, folder: Path = folder) -> None:
             evaluation.write_sample(folder, step, text)

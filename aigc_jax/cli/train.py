@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(cfg)
     allowed = _allowed(cfg, args.allow_change)
-    _check_resume(cfg, workdir, allowed)
+    changed_settings(cfg, workdir, allowed)
 
     from aigc_jax.train.signals import Early, Signals
 
@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
         with Signals(saves=False) as signals, contextlib.ExitStack() as held:
             fresh = not workdir.exists()
             if not fresh:
-                held.enter_context(_taken(workdir))
+                held.enter_context(taken(workdir))
             built = wire.parts(cfg)
             if fresh:  # only now, so that a mistake leaves no empty folder behind
-                held.enter_context(_taken(workdir))
+                held.enter_context(taken(workdir))
             # Once more: another process may have been here before we had the lock.
-            changed = _check_resume(cfg, workdir, allowed)
-            _check_data(built, workdir, allowed)
+            changed = changed_settings(cfg, workdir, allowed)
+            check_data(built, workdir, allowed)
             return _train(built, workdir, signals, changed)
     except Early as signal:
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return STOPPED
 
 
-def _taken(workdir: Path) -> Any:
+def taken(workdir: Path) -> Any:
     """Makes the run folder and returns its lock."""
     from aigc_jax.train.lock import Lock
     from aigc_jax.train.storage import storage_errors
@@ -113,7 +113,7 @@ def _saved(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...]:
+def changed_settings(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...]:
     """Compares the config with the one that the checkpoints of the run folder were made with.
 
     Returns:
@@ -141,7 +141,7 @@ def _check_resume(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...
     return tuple(n.removeprefix("hyper.") for n in known if n.startswith("hyper."))
 
 
-def _check_data(built: wire.Parts, workdir: Path, allowed: list[str]) -> None:
+def check_data(built: wire.Parts, workdir: Path, allowed: list[str]) -> None:
     """Raises UserError when the text behind an unchanged config has become another one."""
     words = wire.other_data(workdir, built.data.fingerprint) if _saved(workdir) else ""
     if words and "data" not in allowed:
@@ -186,7 +186,7 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
             unit=built.data.spec.facts.get("unit", "examples"),
             changed_hyper=changed,
             prepare=wire.initial_weights(built.config["init_from"]),
-            opened=lambda: _write_folder(built, workdir, environment()),
+            opened=lambda: write_folder(built, workdir, environment()),
             command=command,
         )
         signals.saves = True
@@ -200,7 +200,7 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
     return 0
 
 
-def _write_folder(built: wire.Parts, workdir: Path, environment: dict[str, Any]) -> None:
+def write_folder(built: wire.Parts, workdir: Path, environment: dict[str, Any]) -> None:
     """Writes what describes the run, before its first step."""
     from aigc_jax.train.log import strict
     from aigc_jax.train.storage import write_atomic

@@ -3,6 +3,9 @@
     aigc train configs/classifier/mnist.py --workdir=runs/mnist-classifier
     aigc train configs/gan/... --config.evals.quality.weights=runs/mnist-classifier
 
+Machine and time: two CPU cores, 0.1 s a step, 9 minutes with other work on them. Expected: 99.1 %
+of MNIST's test part (one seed: 99.14 %).
+
 Source: this project's own; a network of LeNet's kind (LeCun et al. 1998, "Gradient-based learning
 applied to document recognition") with ReLU, maxima and dropout. 32 and 64 channels, 128 hidden
 units, Adam at 1e-3 to 1e-4 on a cosine, batches of 128, 2,500 steps: a little over five epochs.
