@@ -17,6 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 import aigc_jax
 from aigc_jax.cli import compare as compare_command
@@ -494,3 +495,25 @@ def test_units() -> None:
     assert [clock(x) for x in (42, 725, 12_010, 184_800, None, math.nan)] == [
         "0:42", "12:05", "3:20:10", "2d 03:20", "?", "?",
     ]  # fmt: skip
+
+
+def test_scores_stand_between_their_floors_and_pictures_are_in_the_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "drawn")
+    page = render(Run(folder))
+    assert "uniform 4.174; unigram 3.347; 5-gram 1.666" in page.replace("4.1740", "4.174").replace(
+        "3.3470", "3.347"
+    ).replace("1.6660", "1.666")
+    assert "data:image/png" not in page
+    for step in range(0, 2001, 250):
+        Image.new("L", (4, 4), step // 10).save(folder / "samples" / f"{step:08d}-samples.png")
+    Image.new("RGB", (4, 4)).save(folder / "samples" / "00002000-two_words.png")
+    drawn = Run(folder)
+    assert [p.step for p in drawn.pictures["samples"]] == list(range(0, 2001, 250))
+    page = render(drawn)
+    # Four of nine, the first and the last among them, and the one of the other name.
+    assert page.count("data:image/png;base64,") == 5
+    assert "Two words" in page and "samples at step 0" in page and "samples at step 2000" in page
+    out = tmp_path / "picture.png"
+    picture(drawn, out)
+    with Image.open(out) as opened:
+        assert opened.size == (1600, 720)

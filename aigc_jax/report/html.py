@@ -273,8 +273,8 @@ def time_shares(run: Run) -> list[tuple[str, float, str]]:
     return [(name, 100 * spent / total, f"{100 * spent / total:.1f} %") for name, spent in ordered]
 
 
-def score_table(run: Run) -> list[tuple[str, str, str, str]]:
-    """Every evaluation metric: (name, final, best with its step, unit)."""
+def score_table(run: Run) -> list[tuple[str, str, str, str, str]]:
+    """Every evaluation metric: (name, final, best with its step, floors and ceilings, unit)."""
     rows = []
     for metric in run.metrics:
         last = run.last(metric)
@@ -282,7 +282,8 @@ def score_table(run: Run) -> list[tuple[str, str, str, str]]:
             continue
         best = run.best(metric)
         found = f"{figure(best[1])} (step {best[0]})" if best else "–"
-        rows.append((title_of(metric), figure(last[1]), found, unit_of(run, metric)))
+        beside = "; ".join(f"{k} {figure(v)}" for k, v in run.floors.get(metric, {}).items())
+        rows.append((title_of(metric), figure(last[1]), found, beside, unit_of(run, metric)))
     return rows
 
 
