@@ -41,5 +41,5 @@ def load(run: "str | Path", step: int | None = None) -> "Model":
     sample, tokenizer = done.parts.task.sample, done.parts.data.tokenizer
     if not isinstance(sample, Sampler) or tokenizer is None:
         name = done.parts.config["task"]["name"]
-        raise UserError(f"{run}: the task '{name}' does not write text.")
+        raise UserError(f"{run}: the task '{name}' does not write text; see `aigc draw`.")
     return Model(sample.programs, done.weights.params["model"], tokenizer, step=done.step)

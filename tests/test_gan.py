@@ -448,3 +448,17 @@ def test_standing_statistics_are_those_of_many_batches() -> None:
     parts = np.asarray(hidden).reshape(5, 40, -1).var(1).mean(0)
     np.testing.assert_allclose(found["var"], parts, rtol=1e-3)
     assert same(again.params, judged.params)
+
+
+def test_a_satisfied_hinge_is_no_bad_number() -> None:
+    task, rows = make(loss="hinge"), batch()
+    state = start(task)
+    # Far on the right side for real rows, and the same for made ones: the logits of both are 50.
+    head = state.params["discriminator"]["head"]["logits"]
+    head["bias"] = head["bias"] + 50.0
+    task.init.__self__.game = task.init.__self__.game._replace(
+        discriminator=lambda r, f: jax.nn.relu(1.0 - r) + jax.nn.relu(1.0 - f)
+    )
+    _, metrics = task.step(state, rows)
+    assert metrics["grad_norm"][0] == 0.0
+    assert all(np.isfinite(pair).all() for pair in metrics.values())

@@ -206,22 +206,29 @@ def test_seeds_together_are_the_runs_alone(family: str, home: Path) -> None:
     assert toy.rows(root / "seed_1")[-1]["step"] == 10
 
 
-def test_stopped_seeds_go_on_together(home: Path) -> None:
+def test_stopped_and_killed_seeds_go_on_together(home: Path) -> None:
     recipe, *changes = LONG["gan"]
-    typed = ["sweep", recipe, *tiny.words(recipe, *changes, *RUN), "--seeds=2"]
+    # Both ends come between two rows of the log, after a save at an evaluated step (a save waits
+    # for the one before, so a kill at step 4 leaves at least that of step 2 whole): no row may be
+    # doubled, and none may forget the steps before.
+    odd = ("--config.run.log_every=5", "--config.run.eval_every=2", "--config.run.save_every=2")
+    typed = ["sweep", recipe, *tiny.words(recipe, *changes, *RUN), *odd, "--seeds=2"]
     whole = process.aigc(*typed, "--workdir=s-whole", folder=home)
     assert whole.code == 0, whole.err
-    stops = at("aigc_jax.sweep.vectorised", "_placed", "SIGTERM", nth=3)
-    half = process.aigc(*typed, "--workdir=s-half", folder=home, first=stops)
-    assert half.code == 75, half.err
-    assert json.loads((home / "s-half/seed_0/status.json").read_text())["state"] == "stopped"
-    again = process.aigc(*typed, "--workdir=s-half", folder=home)
-    assert again.code == 0, again.err
-    assert "resumed 2 trials" in again.out
-    for seed in (0, 1):
-        with contextlib.chdir(home):
-            a, b = (Path(name) / f"seed_{seed}" for name in ("s-whole", "s-half"))
-            assert check_resume.compare(a, b) is None
+    for name, nth, code in (("SIGTERM", 2, 75), ("SIGKILL", 4, -signal.SIGKILL)):
+        ends = at("aigc_jax.sweep.vectorised", "_placed", name, nth=nth)
+        half = process.aigc(*typed, f"--workdir=s-{name}", folder=home, first=ends)
+        assert half.code == code, half.err
+        if name == "SIGTERM":
+            said = json.loads((home / f"s-{name}/seed_0/status.json").read_text())
+            assert said["state"] == "stopped"
+        again = process.aigc(*typed, f"--workdir=s-{name}", folder=home)
+        assert again.code == 0, again.err
+        assert "resumed 2 trials" in again.out
+        for seed in (0, 1):
+            with contextlib.chdir(home):
+                a, b = (Path(f"s-{run}") / f"seed_{seed}" for run in ("whole", name))
+                assert check_resume.compare(a, b) is None
 
 
 # --- what a model is good for ---------------------------------------------------------------

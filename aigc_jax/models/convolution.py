@@ -9,6 +9,7 @@ Letters: B batch, H height, W width, C channels in, F channels out.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -80,16 +81,13 @@ def _up_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return pixels.reshape(batch, 2 * h + 2, 2 * w + 2, out)[:, 1:-1, 1:-1]
 
 
-class _Strided(nn.Module):
-    """A kernel for one of the two forms and, if asked for, a bias."""
+class Strided(nn.Module):
+    """`form`, one of `down` and `up`, with its kernel and, if asked for, a bias."""
 
+    form: Callable[[jax.Array, jax.Array], jax.Array]
     features: int
     bias: bool = True
     kernel_init: Init = nn.initializers.lecun_normal()
-
-    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`down` or `up`."""
-        raise NotImplementedError
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
@@ -101,15 +99,5 @@ class _Strided(nn.Module):
         return y_BHWF
 
 
-class Down(_Strided):
-    """`down` as a layer."""
-
-    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        return down(x_BHWC, kernel)
-
-
-class Up(_Strided):
-    """`up` as a layer."""
-
-    def form(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        return up(x_BHWC, kernel)
+Down = partial(Strided, down)
+Up = partial(Strided, up)

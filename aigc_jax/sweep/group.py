@@ -40,16 +40,23 @@ class Trial(NamedTuple):
 
 
 class _Desk:
-    """What a trial writes with."""
+    """What a trial writes with; `notes` are its checkpoint's, None for a new one."""
 
-    def __init__(self, trial: Trial, settings: Settings, start: int, resumed: bool) -> None:
+    def __init__(
+        self, trial: Trial, settings: Settings, start: int, notes: Mapping[str, Any] | None
+    ) -> None:
         self.trial, self.meter, self.bad = trial, Meter(), 0
         self.last: dict[str, float] = {}
+        if notes is not None:
+            self.bad = notes["bad"]
+            self.meter.sums = {name: list(pair) for name, pair in notes["window"].items()}
+            self.last = {name: float(value) for name, value in notes["last"].items()}
         self.status = Status(trial.workdir)
         self.status.start(start)
         self.log = MetricsLog(
             trial.workdir,
-            keep_to=start if resumed else None,
+            keep_to=None if notes is None else start,
+            keep_evaluation=notes is not None and notes["evaluated"] == start,
             tensorboard=settings.tensorboard,
             wandb=settings.wandb,
             config=trial.config,
@@ -84,6 +91,7 @@ class Group:
         self.task, self.trials, self.settings = task, list(trials), settings
         self.signals, self.say = signals, say
         self.step, self.walls = 0, 0.0
+        self.evaluated: int | None = None
         self._born = time.perf_counter()
 
     @property
@@ -97,8 +105,11 @@ class Group:
             Checkpoints(t.workdir / "checkpoints", keep=self.settings.keep) for t in self.trials
         ]
         try:
-            resumed = self._open(stores)
-            desks = [_Desk(t, self.settings, self.step, resumed) for t in self.trials]
+            notes = self._open(stores)
+            desks = [
+                _Desk(t, self.settings, self.step, said)
+                for t, said in zip(self.trials, notes, strict=True)
+            ]
             try:
                 return self._steps(stores, desks)
             finally:
@@ -108,8 +119,12 @@ class Group:
             for store in stores:
                 store.close()
 
-    def _open(self, stores: list[Checkpoints]) -> bool:
-        """Compiles, and restores the trials where all of them have a checkpoint of one step."""
+    def _open(self, stores: list[Checkpoints]) -> list[Any]:
+        """Compiles, and restores the trials where all of them have a checkpoint of one step.
+
+        Returns:
+          The notes saved with each trial, or None for each.
+        """
         trials = [(t.seed, t.hyper) for t in self.trials]
         shapes = self.trials[0].batch_at(0)
         from aigc_jax.train.program import capacity
@@ -123,33 +138,35 @@ class Group:
         self.together = vectorised.build(init, step, trials, shapes, most)
         common = set.intersection(*(set(store.steps()) for store in stores))
         if not common:
-            return False
+            return [None] * len(self.trials)
         self.step = max(common)
         target = jax.eval_shape(lambda s: vectorised.trial(s, 0), self.together.state)
         here = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), target)
         found = [store.restore(target, here, self.step) for store in stores]
-        parts = [pair[0] for pair in found if pair is not None]
+        parts, notes = zip(*[pair for pair in found if pair is not None], strict=True)
         self.together = self.together._replace(state=vectorised.stack(parts, self.together.state))
-        self.walls = max(float(pair[1]["wall"]) for pair in found if pair is not None)
+        self.walls = max(float(said["wall"]) for said in notes)
+        # All were saved together, so one speaks for all.
+        self.evaluated = notes[0]["evaluated"]
         self.say(f"resumed {len(parts)} trials at step {self.step}")
-        return True
+        return list(notes)
 
     def _due(self, every: int) -> bool:
         return self.step >= self.settings.steps or bool(every and self.step % every == 0)
 
     def _steps(self, stores: list[Checkpoints], desks: list[_Desk]) -> str:
         s, state = self.settings, self.together.state
-        evaluated = -1
         while True:
-            if self._due(s.eval_every) and evaluated != self.step and not self.signals.asked:
+            due = self._due(s.eval_every) and self.evaluated != self.step
+            if due and not self.signals.asked:
                 try:
                     self._evaluate(state, desks)
-                    evaluated = self.step
+                    self.evaluated = self.step
                 except Interrupted:
                     pass
             ended, asked = self.step >= s.steps, self.signals.asked
             if ended or asked or (self.step and self._due(s.save_every)):
-                self._save(state, stores, desks, evaluated)
+                self._save(state, stores, desks)
             if ended or asked:
                 for store, desk in zip(stores, desks, strict=True):
                     store.finish()
@@ -199,15 +216,13 @@ class Group:
             if row:
                 desk.write(self.step, row, self.wall)
 
-    def _save(
-        self, state: Any, stores: list[Checkpoints], desks: list[_Desk], evaluated: int
-    ) -> None:
+    def _save(self, state: Any, stores: list[Checkpoints], desks: list[_Desk]) -> None:
         for i, (store, desk) in enumerate(zip(stores, desks, strict=True)):
             desk.log.flush()
             notes = {
                 "shift": 0,
                 "bad": desk.bad,
-                "evaluated": evaluated if evaluated == self.step else None,
+                "evaluated": self.evaluated,
                 "wall": self.wall,
                 "window": {name: list(pair) for name, pair in desk.meter.sums.items()},
                 "last": {name: repr(float(value)) for name, value in desk.last.items()},

@@ -25,7 +25,7 @@ from aigc_jax.tasks.players import Players
 Tree = Any
 _MEMORY = 0.99  # of the running means that LeCam and ADA read
 # What each step draws, by number: never two from one key.
-_LATENTS, _AUGMENT, _PENALTY, _HELP, _GENERATOR = range(5)
+_LATENTS, _AUGMENT, _PENALTY, _HELP, _GENERATOR, _RIVAL = range(6)
 
 
 class Match:
@@ -101,7 +101,9 @@ class Match:
             metrics = jax.tree.map(lambda x: x.sum(0), metrics)
         last = {name: x[-1] for name, x in parts.items()}
         state, more = self._generator_step(state, last, jax.random.fold_in(key, k))
-        ratio = more["generator_grad_norm"][0] * metrics["grad_norm"][1] / metrics["grad_norm"][0]
+        total, weight = metrics["grad_norm"]
+        # A hinge that is satisfied everywhere has no gradient, which is no bad number.
+        ratio = more["generator_grad_norm"][0] * weight / jnp.maximum(total, 1e-12 * weight)
         metrics |= {**more, "gradient_ratio": single(ratio)}
         return state.replace(step=state.step + 1), metrics
 
@@ -286,7 +288,7 @@ class Match:
         opt = state.opt["discriminator"]
         hyper = self._hyper(state.hyper, "discriminator")
         for i in range(self.rules.unroll):
-            inner = jax.random.fold_in(key, i)
+            inner = jax.random.fold_in(jax.random.fold_in(key, _RIVAL), i)
             grads, _ = jax.grad(self._critic_loss, has_aux=True)(
                 team, state, rows, made, inner, z, jnp.int32(0)
             )
