@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+from aigc_jax.report.statistics import interval
+
 METRICS = ("validation/loss", "validation/bits_per_byte", "validation/accuracy")  # by default
 
 
@@ -50,12 +50,10 @@ def comparable(config: dict[str, Any]) -> str:
 
 def summed_up(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation over the runs and 95 % interval of the mean."""
-    mean = statistics.mean(values)
+    mean, low, high = interval(values)
     if len(values) == 1:
         return {"mean": mean}
-    stdev = statistics.stdev(values)
-    half = T95[len(values) - 1] * stdev / len(values) ** 0.5
-    return {"mean": mean, "stdev": stdev, "interval_95": [mean - half, mean + half]}
+    return {"mean": mean, "stdev": statistics.stdev(values), "interval_95": [low, high]}
 
 
 def main() -> None:

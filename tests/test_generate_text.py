@@ -205,6 +205,9 @@ class Script:
     def empty_cache(self, batch: int, size: int, start_B: jax.Array) -> Place:
         return Place(jnp.int32(0), start_B)
 
+    def prepared(self, params: Any, rows: int) -> dict[str, Any]:
+        return {}
+
     def apply(self, params: Any, tokens: jax.Array, *, cache: Place, last: bool) -> Any:
         assert last
         length = cache.length + tokens.shape[1]

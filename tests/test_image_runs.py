@@ -1,7 +1,6 @@
 """Image families as a user runs them: killed, resumed, drawn from, encoded; many seeds at once."""
 
 import contextlib
-import json
 import signal
 from pathlib import Path
 
@@ -181,7 +180,7 @@ def test_seeds_together_are_the_runs_alone(family: str, home: Path) -> None:
     alone = home / f"alone-{family}"
     done = process.aigc("train", *typed, "--config.run.seed=1", f"--workdir={alone}", folder=home)
     assert done.code == 0, done.err
-    one, other = toy.rows(root / "seed_1"), toy.rows(alone)
+    one, other = toy.rows(toy.trial(root, "seed=1")), toy.rows(alone)
     assert [row["step"] for row in one] == [row["step"] for row in other]
     names = [n for n in other[-1] if n.startswith(("train/", "validation"))]
     assert names
@@ -189,21 +188,21 @@ def test_seeds_together_are_the_runs_alone(family: str, home: Path) -> None:
         for name in set(b) - {"wall"}:
             if name.startswith(("train/", "validation")) and "accuracy" not in name:
                 np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
-    apart = [next(row["train/loss"] for row in toy.rows(root / f"seed_{s}") if "train/loss" in row)
-             for s in (0, 1)]  # fmt: skip
+    folders = [toy.trial(root, f"seed={seed}") for seed in (0, 1)]
+    apart = [next(r["train/loss"] for r in toy.rows(f) if "train/loss" in r) for f in folders]
     assert apart[0] != apart[1]
     kept = {p.name for p in alone.iterdir()}
-    assert kept - {p.name for p in (root / "seed_1").iterdir()} == set()
+    assert kept - {p.name for p in (toy.trial(root, "seed=1")).iterdir()} == set()
     # A trial goes on alone, with the command that its status names.
-    said = toy.status(root / "seed_1")
+    said = toy.status(toy.trial(root, "seed=1"))
     assert said["state"] == "finished" and said["next"] == ""
     longer = [w for w in typed if "run.steps=" not in w]
     more = process.aigc(
         "train", *longer, "--config.run.seed=1", "--config.run.steps=10",
-        "--allow-change=run.steps", f"--workdir={root / 'seed_1'}", folder=home,
+        "--allow-change=run.steps", f"--workdir={toy.trial(root, 'seed=1')}", folder=home,
     )  # fmt: skip
     assert more.code == 0, more.err
-    assert toy.rows(root / "seed_1")[-1]["step"] == 10
+    assert toy.rows(toy.trial(root, "seed=1"))[-1]["step"] == 10
 
 
 def test_stopped_and_killed_seeds_go_on_together(home: Path) -> None:
@@ -220,14 +219,14 @@ def test_stopped_and_killed_seeds_go_on_together(home: Path) -> None:
         half = process.aigc(*typed, f"--workdir=s-{name}", folder=home, first=ends)
         assert half.code == code, half.err
         if name == "SIGTERM":
-            said = json.loads((home / f"s-{name}/seed_0/status.json").read_text())
+            said = toy.status(toy.trial(home / f"s-{name}", "seed=0"))
             assert said["state"] == "stopped"
         again = process.aigc(*typed, f"--workdir=s-{name}", folder=home)
         assert again.code == 0, again.err
         assert "resumed 2 trials" in again.out
         for seed in (0, 1):
             with contextlib.chdir(home):
-                a, b = (Path(f"s-{run}") / f"seed_{seed}" for run in ("whole", name))
+                a, b = (toy.trial(Path(f"s-{run}"), f"seed={seed}") for run in ("whole", name))
                 assert check_resume.compare(a, b) is None
 
 
@@ -246,11 +245,12 @@ def test_samples_by_class_train_a_classifier(home: Path) -> None:
     done = process.aigc("augment", judge, *few, "--workdir=augmented", folder=home)
     assert done.code == 0, done.err
     assert "difference, seed by seed: " in done.out
-    real, mixed = (toy.rows(home / "augmented" / arm / "seed_0") for arm in ("real", "augmented"))
+    arms = [toy.trial(home / "augmented" / arm, "seed=0") for arm in ("real", "augmented")]
+    real, mixed = map(toy.rows, arms)
     assert real[-1]["step"] == mixed[-1]["step"] == 4
     assert real[1]["train/loss"] != mixed[1]["train/loss"]  # trained on other rows
     assert real[0]["validation/loss"] == pytest.approx(mixed[0]["validation/loss"], rel=1e-5)
-    for flags, part in {"--share=0": "above 0", "--seeds=1": "2 to 10 seeds"}.items():
+    for flags, part in {"--share=0": "above 0", "--seeds=1": "2 or more seeds"}.items():
         wrong = process.aigc("augment", judge, *few, flags, folder=home)
         assert wrong.code == 2 and part in wrong.err and wrong.err.count("\n") == 1
     out = home / "filled.png"

@@ -15,7 +15,8 @@ from aigc_jax.errors import UserError
 
 
 def hyper(**changes: float) -> dict[str, jax.Array]:
-    return {k: jnp.float32(v) for k, v in {**optim.HYPER, **changes}.items()}
+    more = {k: v for numbers in optim.HYPER_OF.values() for k, v in numbers.items()}
+    return {k: jnp.float32(v) for k, v in {**optim.HYPER, **more, **changes}.items()}
 
 
 def rates(schedule: str, steps: int, at: list[int], **changes: float) -> list[float]:

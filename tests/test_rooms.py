@@ -22,7 +22,8 @@ MAY = {
     "data": {"tokenizers"},
     "evals": {"core", "metrics", "tokenizers"},
     "train": {"core"},
-    "sweep": {"core", "train"},  # a group of trials writes run folders as the loop does
+    # A group of trials writes run folders as the loop does; results and verdicts read them back.
+    "sweep": {"core", "train", "report"},
     "interop": {"core", "models", "metrics", "tokenizers", "generate", "train.checkpoint"},
     "serve": {"core", "tokenizers", "generate", "train.checkpoint"},
     "report": {"core"},
@@ -35,6 +36,10 @@ NEVER = {
     "tokenizers": DEVICES,
     "report": DEVICES,
     "errors": DEVICES,
+    **{
+        f"sweep.{name}": DEVICES
+        for name in ("space", "plans", "folder", "results", "rerun", "page")
+    },
     **{f"core.{name}": DEVICES for name in ("schema", "values", "layout", "overrides", "recipe")},
     "core.config": DEVICES,
     "models": {"optax", "orbax", "ml_collections"},
@@ -116,6 +121,8 @@ def test_a_room_imports_only_what_the_table_allows(path: Path) -> None:
         ("tokenizers.char", "import jax.numpy as jnp"),
         ("report.html", "import flax"),
         ("report.html", "from aigc_jax.train import log"),
+        ("report.statistics", "from aigc_jax.sweep import results"),
+        ("sweep.results", "import jax"),
         ("core.config", "def f():\n    import jax"),
         ("train.loop", "from aigc_jax.tasks.lm import make"),
         ("serve.http", "from aigc_jax.train import loop"),

@@ -16,7 +16,8 @@ from reference import CONTEXT, VOCAB, WIDTH, expected, forward, loud, model, sha
 
 from aigc_jax.core import tree
 from aigc_jax.errors import UserError
-from aigc_jax.models.layers import Attention, Norm, View, logits_of
+from aigc_jax.models.dense import TURNED, logits_of
+from aigc_jax.models.layers import Attention, Norm, View
 from aigc_jax.models.positions import alibi, alibi_slopes, rotate
 from aigc_jax.models.stacking import stack, unstack
 from aigc_jax.models.transformer import Transformer
@@ -322,7 +323,7 @@ def test_attention_weights_are_computed_in_float32() -> None:
     time = 200
     layer = Attention(
         heads=1, kv_heads=1, width=2, dense=partial(nn.Dense, use_bias=False, dtype=HALF),
-        qk_norm=None, rotate=None, cap=0.0, dropout=0.0, std=1.0, out_std=1.0,
+        qk_norm=None, rotate=None, scale=2**-0.5, cap=0.0, dropout=0.0, std=1.0, out_std=1.0,
     )  # fmt: skip
     steps = jnp.arange(time)
     mask, bias = (
@@ -499,3 +500,46 @@ def test_the_output_layer_is_the_same_product_for_few_rows(rows: int, dtype: str
     # Rows alone take another way, and see no other row.
     alone = jnp.concatenate([logits_of(x[i : i + 1], head, decoding=False) for i in range(rows)])
     np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True}, {"mlp": "swiglu"}, {"scan": True}], ids=str
+)
+def test_few_rows_pass_through_turned_kernels_as_through_the_kernels(
+    options: dict[str, Any],
+) -> None:
+    network = model(**options)
+    params = loud(network)
+    more = network.prepared(params, 3)
+    kernels = [path for path, _ in tree.named_leaves(params) if path.endswith("kernel")]
+    assert len(tree.named_leaves(more[TURNED])) == len(kernels) > 0
+
+    def read(variables: dict[str, Any]) -> jax.Array:
+        cache = network.empty_cache(3, 4)
+        logits, cache = network.apply(variables, tokens(3, 2)[:, :1], cache=cache, last=True)
+        return network.apply(variables, tokens(3, 2)[:, 1:], cache=cache, last=True)[0]
+
+    plain = read({"params": params})
+    np.testing.assert_allclose(read({"params": params, **more}), plain, rtol=2e-5, atol=2e-5)
+    # They are what is read: without them, or with others, the answer is another.
+    halved = {"params": params, TURNED: jax.tree.map(lambda x: x / 2, more[TURNED])}
+    assert np.abs(read(halved) - plain).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "platform", "turns"),
+    [
+        (1, "float32", "cpu", False),
+        (2, "float32", "cpu", True),
+        (16, "float32", "cpu", True),
+        (17, "float32", "cpu", False),
+        (8, "bfloat16", "cpu", False),
+        (8, "float32", "tpu", False),
+    ],
+)
+def test_kernels_are_turned_where_it_pays(
+    rows: int, dtype: str, platform: str, turns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), shapes(model()))
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert bool(model().prepared(params, rows)) == turns

@@ -14,6 +14,7 @@ from aigc_jax.core.layout import layout
 
 # Settings by pattern, the first that fits; what a recipe does not have is left out.
 SHRINK = {
+    "task.*base_*": 0,
     "task.*layers": 2,
     "task.*heads": 2,
     "task.*widths": (4, 4),
@@ -24,6 +25,7 @@ SHRINK = {
     "data.codes": 8,
     "task.accumulate": 1,
     "data.context": 8,
+    "data.modulus": 5,
     "data.vocab_size": 270,
     "hyper.warmup": 1.0,
     "evals.*.count": 12,

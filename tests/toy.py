@@ -114,3 +114,9 @@ def status(folder: Path) -> dict[str, Any]:
     """status.json."""
     found: dict[str, Any] = json.loads((folder / "status.json").read_text())
     return found
+
+
+def trial(root: Path, said: str) -> Path:
+    """The run folder of a sweep that its name begins with, as "lr=0.1,seed=0"."""
+    (found,) = root.glob(f"{said}-*")
+    return found

@@ -2,17 +2,14 @@
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.cli import front, sweep, train, wire
+from aigc_jax.cli import front, together, train, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+from aigc_jax.report import statistics
 
 
 def add(subparsers: Any) -> None:
@@ -40,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     """Trains both and compares them seed by seed."""
     if not 0 < args.share <= 1:
         raise UserError(f"--share={args.share}: expected a number above 0 and at most 1.")
-    if args.samples < 1 or not 2 <= args.seeds <= max(T95) + 1:
+    if args.samples < 1 or args.seeds < 2:
         raise UserError(
-            f"--samples={args.samples}, --seeds={args.seeds}: expected 1 or more samples, and 2 to"
-            f" {max(T95) + 1} seeds."
+            f"--samples={args.samples}, --seeds={args.seeds}: expected 1 or more samples, and 2 or"
+            " more seeds."
         )
     name = train.default_workdir(args.config, False).name
     root = args.workdir or Path("runs") / f"{name}-augmented"
@@ -56,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     }
     found: dict[str, list[float]] = {}
     for arm, mixed in arms.items():
-        code = sweep.seeds(args.config, args.overrides, args.seeds, root / arm, mixed)
+        code, planned = together.seeds(args.config, args.overrides, args.seeds, root / arm, mixed)
         if code:
             return code
-        folders = sorted((root / arm).glob("seed_*"))
+        folders = [trial.workdir for trial in planned]
         found[arm] = [_accuracy(folder, steps) for folder in folders]
         print(f"{arm:10} accuracy {_shown(found[arm])}")
     gaps = [b - a for a, b in zip(found["real"], found["augmented"], strict=True)]
@@ -121,6 +118,5 @@ def _accuracy(folder: Path, steps: int) -> float:
 
 
 def _shown(values: list[float], sign: str = "") -> str:
-    mean = statistics.mean(values)
-    half = T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:{sign}.4f} ± {half:.4f} (95 %, {len(values)} seeds)"
+    mean, low, high = statistics.interval(values)
+    return f"{mean:{sign}.4f} ± {(high - low) / 2:.4f} (95 %, {len(values)} seeds)"

@@ -1,4 +1,4 @@
-"""`aigc compare RUN...`: the scores of several runs, and the settings that differ."""
+"""`aigc compare PATH...`: the scores of runs or sweeps, and the settings that differ."""
 
 import argparse
 from pathlib import Path
@@ -9,11 +9,15 @@ def add(subparsers: Any) -> None:
     """Adds the command to the command line."""
     parser = subparsers.add_parser(
         "compare",
-        help="scores of several runs, and what differs between them",
+        help="scores of several runs or sweeps, what differs, and which is better over seeds",
         description="Sets runs beside each other: final and best metrics, training time, and the "
-        "settings that differ. A folder that holds runs stands for all of them.",
+        "settings that differ. A folder that holds runs stands for all of them. Runs that differ "
+        "only in their seed are one configuration: its mean with a 95 % interval, and whether one "
+        "configuration is better than another: yes, no, or how many seeds would tell.",
     )
-    parser.add_argument("paths", metavar="RUN", type=Path, nargs="+", help="run folders")
+    parser.add_argument(
+        "paths", metavar="PATH", type=Path, nargs="+", help="run folders, or folders of runs"
+    )
     parser.add_argument(
         "--metric",
         action="append",
@@ -31,7 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from aigc_jax.report.compare import as_text, compare, plain
     from aigc_jax.report.folder import Run, find_runs
 
-    paths = [path for given in args.paths for path in find_runs(given) or [given]]
-    result = compare([Run(path) for path in dict.fromkeys(paths)], args.metric)
+    sources: dict[Path, str] = {}
+    for given in args.paths:
+        found = find_runs(given)
+        for path in found or [given]:
+            sources.setdefault(path, "" if found in ([], [given]) else str(given))
+    runs = [Run(path, lenient=True) for path in sources]
+    result = compare(runs, args.metric, list(sources.values()))
     print(json.dumps(plain(result), indent=2, allow_nan=False) if args.json else as_text(result))
     return 0

@@ -5,6 +5,7 @@ import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,26 +51,77 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(cfg)
     allowed = _allowed(cfg, args.allow_change)
-    changed_settings(cfg, workdir, allowed)
 
     from aigc_jax.train.signals import Early, Signals
 
+    command = shlex.join(["aigc", *sys.argv[1:]])
     try:
-        with Signals(saves=False) as signals, contextlib.ExitStack() as held:
-            fresh = not workdir.exists()
-            if not fresh:
-                held.enter_context(taken(workdir))
-            built = wire.parts(cfg)
-            if fresh:  # only now, so that a mistake leaves no empty folder behind
-                held.enter_context(taken(workdir))
-            # Once more: another process may have been here before we had the lock.
-            changed = changed_settings(cfg, workdir, allowed)
-            check_data(built, workdir, allowed)
-            return _train(built, workdir, signals, changed)
+        with Signals(saves=False) as signals:
+            outcome = one(cfg, workdir, signals=signals, command=command, allowed=allowed)
     except Early as signal:
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
               file=sys.stderr)  # fmt: skip
         return STOPPED
+    print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
+          f"{workdir / 'report.html'}")  # fmt: skip
+    if outcome.kind == "stopped":
+        print(f"stopped by {outcome.reason}; to go on: {command}")
+        return STOPPED
+    return 0
+
+
+def one(
+    cfg: Any,
+    workdir: Path,
+    *,
+    signals: Any,
+    command: str | None = None,
+    told: Callable[[int, dict[str, float]], None] | None = None,
+    allowed: Sequence[str] = (),
+    parts: Callable[[Any], wire.Parts] = wire.parts,
+) -> Any:
+    """One run in this process: starts it, or goes on with it, and writes its report.
+
+    Args:
+      cfg: complete. workdir: the run folder; made and locked here. command: what to type to go on
+        with it; it is also what the folder says it was started by. None: as this process was.
+      signals: installed by the caller, with `saves=False`: set to True once there is something to
+        save. told: as the loop's. allowed: settings that may differ from the folder's.
+      parts: makes the parts of the run; another one may keep some from run to run.
+
+    Returns:
+      A `train.loop.Outcome`.
+
+    Raises:
+      UserError: a mistake in what was asked. StorageError: the disk. BadNumbers: see
+      `Settings.on_bad`. Early: a signal before the first step.
+    """
+    changed_settings(cfg, workdir, allowed)
+    command = command or shlex.join(["aigc", *sys.argv[1:]])
+    with contextlib.ExitStack() as held:
+        fresh = not workdir.exists()
+        if not fresh:
+            held.enter_context(taken(workdir))
+        built = parts(cfg)
+        if fresh:  # only now, so that a mistake leaves no empty folder behind
+            held.enter_context(taken(workdir))
+        # Once more: another process may have been here before we had the lock.
+        changed = changed_settings(cfg, workdir, allowed)
+        check_data(built, workdir, allowed)
+        held.enter_context(_said_to_be(command))
+        return _train(built, workdir, signals, changed, command, told)
+
+
+@contextlib.contextmanager
+def _said_to_be(command: str) -> Iterator[None]:
+    """Lets the run folder tell of this command, whatever process trains it."""
+    before = sys.argv
+    words = shlex.split(command)
+    sys.argv = before if words[1:] == before[1:] else words
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def taken(workdir: Path) -> Any:
@@ -113,7 +165,7 @@ def _saved(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def changed_settings(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, ...]:
+def changed_settings(cfg: Any, workdir: Path, allowed: Sequence[str]) -> tuple[str, ...]:
     """Compares the config with the one that the checkpoints of the run folder were made with.
 
     Returns:
@@ -141,14 +193,21 @@ def changed_settings(cfg: Any, workdir: Path, allowed: list[str]) -> tuple[str, 
     return tuple(n.removeprefix("hyper.") for n in known if n.startswith("hyper."))
 
 
-def check_data(built: wire.Parts, workdir: Path, allowed: list[str]) -> None:
+def check_data(built: wire.Parts, workdir: Path, allowed: Sequence[str]) -> None:
     """Raises UserError when the text behind an unchanged config has become another one."""
     words = wire.other_data(workdir, built.data.fingerprint) if _saved(workdir) else ""
     if words and "data" not in allowed:
         raise UserError(f"{words} Give another --workdir, or --allow-change=data to go on.")
 
 
-def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, ...]) -> int:
+def _train(
+    built: wire.Parts,
+    workdir: Path,
+    signals: Any,
+    changed: tuple[str, ...],
+    command: str,
+    told: Callable[[int, dict[str, float]], None] | None,
+) -> Any:
     import jax
 
     from aigc_jax.data.prefetch import Prefetcher
@@ -160,7 +219,6 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
     from aigc_jax.train.program import capacity
     from aigc_jax.train.storage import write_atomic
 
-    command = shlex.join(["aigc", *sys.argv[1:]])
     shard = (jax.process_index(), jax.process_count())
 
     def write_sample(step: int, text: str) -> None:
@@ -188,16 +246,12 @@ def _train(built: wire.Parts, workdir: Path, signals: Any, changed: tuple[str, .
             prepare=wire.initial_weights(built.config["init_from"]),
             opened=lambda: write_folder(built, workdir, environment()),
             command=command,
+            **({"told": told} if told else {}),
         )
         signals.saves = True
         outcome = loop.run()
     write_atomic(workdir / "report.html", render(Run(workdir)))
-    print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
-          f"{workdir / 'report.html'}")  # fmt: skip
-    if outcome.kind == "stopped":
-        print(f"stopped by {outcome.reason}; to go on: {command}")
-        return STOPPED
-    return 0
+    return outcome
 
 
 def write_folder(built: wire.Parts, workdir: Path, environment: dict[str, Any]) -> None:

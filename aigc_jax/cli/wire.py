@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
+from aigc_jax.sweep import plans
 
 
 def start_jax() -> None:
@@ -55,8 +56,13 @@ class Parts(NamedTuple):
     placement: Any  # train.sharding.Placement
 
 
-def parts(cfg: Any) -> Parts:
-    """Builds data, placement, optimizer and task. Imports JAX."""
+def parts(cfg: Any, like: Parts | None = None) -> Parts:
+    """Builds data, placement, optimizer and task. Imports JAX.
+
+    Args:
+      cfg: complete. like: parts of an earlier run in this process. Where only `hyper` and the seed
+        differ, its task stays, and with the task what is compiled; its data too if the seed is one.
+    """
     start_jax()
     plain = config.to_dict(cfg)
     from aigc_jax.core import optim
@@ -65,11 +71,36 @@ def parts(cfg: Any) -> Parts:
 
     settings = Settings(**plain["run"])
     settings.check()
-    placement = sharding.make(**plain["mesh"])
-    data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=settings.seed)
+    near = (
+        like
+        if like is not None and plans.structure(plain) == plans.structure(like.config)
+        else None
+    )
+    placement = near.placement if near else sharding.make(**plain["mesh"])
+    if near and near.settings.seed == settings.seed:
+        data = near.data
+    else:
+        data = config.build(
+            "data", plain["data"], batch_size=settings.batch_size, seed=settings.seed
+        )
+    # The task knows its data by their facts: other content, even under one name, has others.
+    if near and near.data.fingerprint == data.fingerprint:
+        return Parts(plain, settings, data, near.task, placement)
     optimizer = optim.make(settings.steps, **plain["optim"])
     task = config.build("tasks", plain["task"], spec=data.spec, optimizer=optimizer)
     return Parts(plain, settings, data, task, placement)
+
+
+class Shelf:
+    """Keeps the parts of the last run for the next one in this process."""
+
+    def __init__(self) -> None:
+        self._last: Parts | None = None
+
+    def parts(self, cfg: Any) -> Parts:
+        """Does what `parts` does."""
+        self._last = parts(cfg, self._last)
+        return self._last
 
 
 def evaluators(

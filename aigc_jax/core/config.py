@@ -45,6 +45,18 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: anything wrong in the recipe or in an override; one line, with the nearest right
         name where there is one.
     """
+    return loader(spec, overrides)(())
+
+
+def loader(spec: str, overrides: Sequence[str] = ()) -> Callable[[Sequence[str]], ConfigDict]:
+    """Reads a recipe once, for many configs that differ in a few settings.
+
+    Args:
+      spec, overrides: as of `load`, which says what is raised.
+
+    Returns:
+      A function that takes more overrides and returns what `load` does with all of them.
+    """
     typed = [override_words.read(word) for word in overrides]
     cfg, label = recipe.read(spec)
     # Outer names first: a task's name decides which networks it takes.
@@ -57,7 +69,17 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for item in typed:
         if not item.names_module:
             override_words.apply(cfg, known, item)
-    return ConfigDict(cfg, allow_dotted_keys=True).lock()
+
+    def more(words: Sequence[str]) -> ConfigDict:
+        extra = [override_words.read(word) for word in words]
+        if any(item.names_module for item in extra):
+            return load(spec, [*overrides, *words])
+        copied = to_dict(cfg)
+        for item in extra:
+            override_words.apply(copied, known, item)
+        return ConfigDict(copied, allow_dotted_keys=True).lock()
+
+    return more
 
 
 def fill(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Any]:

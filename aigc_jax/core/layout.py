@@ -43,10 +43,20 @@ def layout(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Knob
         found = schema.knobs(room, file, entry)
         known |= {f"{section}.{k}": knob for k, knob in found.items() if not knob.required}
     numbers = schema.hyper("core", "optim") | schema.hyper("tasks", groups["task"]["name"])
+    for optimizer, more in schema.hyper_of("core", "optim").items():
+        numbers |= more if optimizer in _optimizers(groups["optim"]) else {}
     known |= {f"hyper.{k}": Knob(v, "float", required=False) for k, v in numbers.items()}
     for key, inner in groups["evals"].items():
         known |= _seam(f"evals.{key}", "evals", inner, source)
     return known | {"init_from": Knob({}, "dict[str, str]", required=False)}
+
+
+def _optimizers(group: Mapping[str, Any]) -> set[Any]:
+    """The names of optimizers that the section `optim` and its rules give."""
+    rules = group.get("rules")
+    pairs = [rule for rule in rules or () if isinstance(rule, tuple | list) and len(rule) == 2]
+    said = [group, *(settings for _, settings in pairs if isinstance(settings, Mapping))]
+    return {one["name"] for one in said if isinstance(one.get("name"), str)}
 
 
 def _group(cfg: Mapping[str, Any], section: str, source: str) -> Mapping[str, Any]:

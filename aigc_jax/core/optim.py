@@ -5,16 +5,14 @@ An optax transformation is built anew each time the step is traced, from the tra
 learning rates are one compilation, and `vmap` over `hyper` makes a sweep one program.
 """
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 
-from aigc_jax.core import tree
+from aigc_jax.core import optimizers, tree
 from aigc_jax.errors import UserError, nearest
 
 Tree = Any
@@ -32,6 +30,11 @@ HYPER = {
     "clip_norm": 0.0,  # largest global norm of the gradient; 0 leaves it alone
     "ema_decay": 0.999,
 }
+# Besides, by the name of an optimizer that a config uses; a literal, as HYPER is.
+HYPER_OF = {
+    "muon": {"momentum": 0.95},
+    "sophia": {"gamma": 0.05},  # Liu et al. 2023, section 3.1, for its Gauss-Newton estimate
+}
 
 # What a rule may set: the types it takes, and how a message calls them.
 RULE_KEYS: dict[str, tuple[Any, str]] = {
@@ -46,16 +49,25 @@ RULE_KEYS: dict[str, tuple[Any, str]] = {
 class Optimizer(NamedTuple):
     """A gradient transformation whose numbers come from `hyper` at every update.
 
-    `init(params, hyper, part_of=None) -> opt` (`part_of`: the whole tree, where `params` is one of
-    several parts with an optimizer state each; every rule must claim something of it) and
-    `update(grads, opt, params, hyper, step) -> (params, opt, stats)`, where `stats` are float32
-    scalars: "grad_norm" (before clipping, over the trained parameters), "lr", and for each rule
-    "update/LABEL", the norm of the update over the norm of its parameters.
+    Attributes:
+      init: (params, hyper, part_of=None) -> opt. `part_of`: the whole tree, where `params` is one
+        of several parts with an optimizer state each; every rule must claim something of it.
+      update: (grads, opt, params, hyper, step, curvature=None) -> (params, opt, stats), where
+        `stats` are float32 scalars: "grad_norm" (before clipping, over the trained parameters),
+        "lr", and for each rule "update/LABEL", the norm of the update over the norm of its
+        parameters. `curvature()` estimates the diagonal of the loss's Hessian, a tree as `params`;
+        Sophia alone asks for it, and raises UserError where it is None.
+      ema: whether the parameters are to be averaged.
+      scaled: rates -> Optimizer, the same but for the learning rates, multiplied by what the first
+        regular expression found in a parameter's path says; see `models.mup`. Decoupled weight
+        decay takes as much off a parameter as before. Raises UserError for an optimizer whose step
+        depends on the gradient's size: other multipliers hold for it.
     """
 
     init: Callable[..., Tree]
-    update: Callable[[Tree, Tree, Tree, Hyper, jax.Array], tuple[Tree, Tree, dict[str, jax.Array]]]
+    update: Callable[..., tuple[Tree, Tree, dict[str, jax.Array]]]
     ema: bool
+    scaled: "Callable[[Mapping[str, float]], Optimizer]"
 
 
 def _constant(t: jax.Array, hyper: Hyper) -> jax.Array:
@@ -99,54 +111,18 @@ def learning_rate(schedule: str, steps: int, step: jax.Array, hyper: Hyper) -> j
     return hyper["lr"] * warm * SCHEDULES[schedule](progress, hyper)
 
 
-def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
-    known = {
-        key: value
-        for room in (optax.contrib, optax)
-        for key, value in vars(room).items()
-        if inspect.isfunction(value)
-        and "learning_rate" in inspect.signature(value).parameters
-        and not key.startswith(("scale_by_", "_"))
-    }
-    if name in known:
-        return known[name]  # type: ignore[no-any-return]
-    raise UserError(
-        f"optim.name: no optimizer '{name}' in optax or optax.contrib.{nearest(name, known)}"
-        f" Known: {', '.join(sorted(known))}."
-    )
-
-
-def _transformation(
-    name: str, args: dict[str, Any], lr: jax.Array, decay: float, hyper: Hyper
-) -> optax.GradientTransformation:
-    """Builds one optax transformation from traced numbers.
-
-    An optimizer of optax without decoupled weight decay gets the classic one, added to the
-    gradient.
-    """
-    factory = _factory(name)
-    known = inspect.signature(factory).parameters
-    numbers = {key: hyper[key] for key in ("b1", "b2", "eps") if key in known}
-    if "weight_decay" in known:
-        numbers["weight_decay"] = hyper["weight_decay"] * decay
-    try:
-        built = factory(learning_rate=lr, **numbers, **args)
-    except TypeError as error:
-        raise UserError(f"optim.args: optax's {name} says: {error}.") from error
-    if "weight_decay" in known or decay == 0.0:
-        return built
-    return optax.chain(optax.add_decayed_weights(hyper["weight_decay"] * decay), built)
-
-
 def _probe(name: str, args: dict[str, Any]) -> None:
     """Traces one update of a small matrix: a few milliseconds, and no mistake waits until later."""
 
     def once(w: jax.Array) -> Tree:
-        hyper = {key: jnp.float32(value) for key, value in HYPER.items()}
-        built = _transformation(name, args, hyper["lr"], 1.0, hyper)
-        return built.update({"w": w}, built.init({"w": w}), {"w": w})
+        known = {**HYPER, **HYPER_OF.get(name, {})}
+        hyper = {key: jnp.float32(value) for key, value in known.items()}
+        built = optimizers.transformation(name, args, hyper["lr"], 1.0, hyper)
+        more = {"curvature": {"w": w}} if name in optimizers.CURVED else {}
+        whole = optax.with_extra_args_support(built)
+        return whole.update({"w": w}, built.init({"w": w}), {"w": w}, **more)
 
-    _factory(name)
+    optimizers.factory(name)
     try:
         jax.eval_shape(once, jax.ShapeDtypeStruct((2, 2), jnp.float32))
     except UserError:
@@ -214,65 +190,137 @@ def make(
             f"optim.schedule: no schedule '{schedule}'.{nearest(schedule, known)}"
             f" Known: {', '.join(sorted(known))}."
         )
-    groups = _checked_rules(rules)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in args):
         raise UserError(f"optim.args: expected ('argument', value) pairs, got {args!r}.")
-    for other in {name} | {group["name"] for _, group in groups if "name" in group}:
-        _probe(other, dict(args) if other == name else {})
-    horizon = decay_steps or steps
-
-    def transformation(params: Tree, hyper: Hyper, lr: jax.Array) -> optax.GradientTransformation:
-        labels = tree.claim(params, [pattern for pattern, _ in groups], "optim.rules")
-        used = set(jax.tree.leaves(labels))
-        transforms = {
-            i: optax.set_to_zero()
-            if groups[i][1].get("freeze")
-            else _transformation(
-                groups[i][1].get("name", name),
-                dict(args) if groups[i][1].get("name", name) == name else {},
-                lr * groups[i][1].get("lr", 1.0),
-                groups[i][1].get("decay", 1.0),
-                hyper,
+    plan = Plan(name, schedule, decay_steps or steps, dict(args), tuple(_checked_rules(rules)), ())
+    for other in plan.names():
+        _probe(other, plan.args_of(other))
+        if other in optimizers.AVERAGING and (ema or schedule != "constant"):
+            raise UserError(
+                f"optim.name: '{other}' averages by itself and needs no decay: set optim.schedule"
+                "='constant' and optim.ema=False."
             )
-            for i in sorted(used)
-        }
+    return plan.optimizer(ema)
+
+
+class Plan(NamedTuple):
+    """What `make` was asked for, checked.
+
+    Attributes:
+      name, schedule, args: see `make`. horizon: the step where a decaying schedule ends.
+      rules: (expression, settings) pairs, each with a label.
+      rates: (expression, multiplier) pairs, besides what the rules say of learning rates.
+    """
+
+    name: str
+    schedule: str
+    horizon: int
+    args: dict[str, Any]
+    rules: tuple[tuple[str, dict[str, Any]], ...]
+    rates: tuple[tuple[str, float], ...]
+
+    def names(self) -> set[str]:
+        """The optimizers in use."""
+        return {self.name} | {rule["name"] for _, rule in self.rules if "name" in rule}
+
+    def args_of(self, name: str) -> dict[str, Any]:
+        """What `optim.args` says is said to `optim.name` alone."""
+        return self.args if name == self.name else {}
+
+    def optimizer(self, ema: bool) -> Optimizer:
+        """What a task is handed."""
+
+        def scaled(rates: Mapping[str, float]) -> Optimizer:
+            if rates and (unfit := self.names() - optimizers.ENTRYWISE):
+                raise UserError(
+                    f"optim.name: '{min(unfit)}' with task.model.base_width: muP's learning rates"
+                    " are known here for optimizers that normalize each entry of the gradient:"
+                    f" {', '.join(sorted(optimizers.ENTRYWISE))}."
+                )
+            return self._replace(rates=tuple(rates.items())).optimizer(ema)
+
+        return Optimizer(self.init, self.update, ema, scaled)
+
+    def claims(self, params: Tree) -> Tree:
+        """The rule of each parameter."""
+        return tree.claim(params, [pattern for pattern, _ in self.rules], "optim.rules")
+
+    def transformation(self, params: Tree, hyper: Hyper, lr: jax.Array) -> Any:
+        """Optax's, from traced numbers: one for each rule, and within it for each multiplier."""
+        patterns = [pattern for pattern, _ in self.rates]
+
+        def label(name: str, rule: int) -> int:
+            rate = tree.first_match(name, patterns)
+            return rule if rate is None else rule + len(self.rules) * (rate + 1)
+
+        labels = tree.map_named(label, self.claims(params))
+        transforms = {}
+        for each in sorted(set(jax.tree.leaves(labels))):
+            part, rule = divmod(each, len(self.rules))
+            rate = self.rates[part - 1][1] if part else 1.0
+            transforms[each] = self._part(self.rules[rule][1], rate, hyper, lr)
         return optax.partition(transforms, labels)
 
-    def init(params: Tree, hyper: Hyper, *, part_of: Tree | None = None) -> Tree:
-        whole = params if part_of is None else part_of
-        claims = tree.claim(whole, [pattern for pattern, _ in groups], "optim.rules")
-        used = set(jax.tree.leaves(claims))
-        for i, (pattern, group) in enumerate(groups):
-            if i not in used and {"freeze", "lr", "name"} & group.keys():
+    def _part(self, rule: dict[str, Any], rate: float, hyper: Hyper, lr: jax.Array) -> Any:
+        if rule.get("freeze"):
+            return optax.set_to_zero()
+        name, decay = rule.get("name", self.name), rule.get("decay", 1.0)
+        if optimizers.decoupled(name):
+            decay = decay / rate  # optax multiplies it by the learning rate
+        return optimizers.transformation(
+            name, self.args_of(name), lr * (rule.get("lr", 1.0) * rate), decay, hyper
+        )
+
+    def init(self, params: Tree, hyper: Hyper, *, part_of: Tree | None = None) -> Tree:
+        """See `Optimizer`."""
+        used = set(jax.tree.leaves(self.claims(params if part_of is None else part_of)))
+        for i, (pattern, rule) in enumerate(self.rules):
+            if i not in used and {"freeze", "lr", "name"} & rule.keys():
                 raise UserError(f"optim.rules: '{pattern}' claims no parameter; is it misspelt?")
-        return transformation(params, hyper, hyper["lr"]).init(params)
+        return self.transformation(params, hyper, hyper["lr"]).init(params)
 
     def update(
-        grads: Tree, opt: Tree, params: Tree, hyper: Hyper, step: jax.Array
-    ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-        lr = learning_rate(schedule, horizon, step, hyper)
-        claims = tree.claim(params, [pattern for pattern, _ in groups], "optim.rules")
+        self, grads: Tree, opt: Tree, params: Tree, hyper: Hyper, step: jax.Array,
+        curvature: Callable[[], Tree] | None = None,
+    ) -> tuple[Tree, Tree, dict[str, jax.Array]]:  # fmt: skip
+        """See `Optimizer`."""
+        lr = learning_rate(self.schedule, self.horizon, step, hyper)
+        claims = self.claims(params)
         # A frozen parameter's gradient must not take part in the norm: XLA then drops its
         # backward pass altogether.
         grads = jax.tree.map(
-            lambda g, i: jnp.zeros_like(g) if groups[i][1].get("freeze") else g, grads, claims
+            lambda g, i: jnp.zeros_like(g) if self.rules[i][1].get("freeze") else g, grads, claims
         )
         norm = optax.tree.norm(grads)
         clip = hyper["clip_norm"]
         scale = jnp.where((clip > 0) & (norm > clip), clip / jnp.maximum(norm, 1e-30), 1.0)
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-        updates, opt = transformation(params, hyper, lr).update(grads, opt, params)
+        more = self._more(opt, params, curvature)
+        updates, opt = self.transformation(params, hyper, lr).update(grads, opt, params, **more)
         stats = {"grad_norm": norm, "lr": lr}
         labels: dict[str, set[int]] = {}
         for i in sorted(set(jax.tree.leaves(claims))):
-            if not groups[i][1].get("freeze"):
-                labels.setdefault(groups[i][1]["label"], set()).add(i)
+            if not self.rules[i][1].get("freeze"):
+                labels.setdefault(self.rules[i][1]["label"], set()).add(i)
         for label, chosen in labels.items():
             stats[f"update/{label}"] = _ratio(updates, params, claims, chosen)
         params = optax.apply_updates(params, updates)
         return params, opt, {k: v.astype(jnp.float32) for k, v in stats.items()}
 
-    return Optimizer(init, update, ema)
+    def _more(
+        self, opt: Tree, params: Tree, curvature: Callable[[], Tree] | None
+    ) -> dict[str, Tree]:
+        """What optax's functions are told besides gradients and parameters."""
+        names = self.names() & optimizers.CURVED
+        if not names:
+            return {}
+        if curvature is None:
+            raise UserError(
+                f"optim.name: '{min(names)}' wants labels drawn from the model's own prediction, to"
+                " estimate the curvature; this task draws none. Language modelling does."
+            )
+        every = self.args_of(min(names)).get("update_interval", optimizers.CURVATURE_EVERY)
+        return {"curvature": optimizers.curvature_if_due(opt, curvature, params, every)}
 
 
 def _ratio(updates: Tree, params: Tree, claims: Tree, rules: set[int]) -> jax.Array:

@@ -20,7 +20,7 @@ class Override(NamedTuple):
     def names_module(self) -> bool:
         """Whether it says which module is used, and so decides which other settings exist."""
         section, *inner = self.path.split(".")
-        depth = {"task": len(inner), "data": 1, "evals": 2}
+        depth = {"task": len(inner), "data": 1, "evals": 2, "optim": 1}
         return inner[-1:] == ["name"] and section in depth and len(inner) == depth[section]
 
 
@@ -42,6 +42,9 @@ def rename(cfg: dict[str, Any], typed: Override) -> None:
     """
     section, *inner, _ = typed.path.split(".")
     group = _group(cfg, section, typed)
+    if section == "optim":  # a function of optax, which only `core.optim` looks up
+        group["name"] = typed.text
+        return
     room = "evals" if section == "evals" else SEAMS[section]
     for part in inner:
         if section == "task":

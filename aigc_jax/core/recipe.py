@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import os
 import sys
 import traceback
 import types
@@ -29,15 +30,7 @@ def read(spec: str) -> tuple[dict[str, Any], str]:
       UserError: no such file (with the nearest one), no `get_config`, an argument it doesn't take
         or lacks, a result that is no ConfigDict, or any exception inside the recipe.
     """
-    name, arg = _split(spec)
-    path = _existing(name)
-    label = _short(path)
-    with _importable(path), _blamed_on(path):
-        module = types.ModuleType("aigc_jax_recipe")
-        module.__file__ = str(path)
-        # Compiled here and not imported: an import would take a stale .pyc for a file that was
-        # edited twice within a second.
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    with _opened(spec) as (module, arg, label):
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
             raise _Complaint(f"{label} is no recipe: it defines no get_config(arg=None)")
@@ -49,6 +42,46 @@ def read(spec: str) -> tuple[dict[str, Any], str]:
                 " ml_collections.ConfigDict"
             )
         return made.to_dict(), label
+
+
+def read_sweep(spec: str, algebra: Any) -> Any:
+    """Returns what the recipe's `get_sweep(h)` gives, None where it defines none.
+
+    Args:
+      spec: as of `read`; its ARG goes to a `get_sweep(h, arg)`.
+      algebra: what the recipe makes a search space with, `h`.
+
+    Raises:
+      UserError: no such file, or any exception inside the recipe.
+    """
+    with _opened(spec) as (module, arg, label):
+        get_sweep = getattr(module, "get_sweep", None)
+        if get_sweep is None:
+            return None
+        if not callable(get_sweep):
+            raise _Complaint(f"{label}: get_sweep is {get_sweep!r}; expected get_sweep(h)")
+        takes = inspect.signature(get_sweep)
+        for arguments in ([algebra], [algebra, arg]):
+            with contextlib.suppress(TypeError):
+                takes.bind(*arguments)
+                break
+        else:
+            raise _Complaint(f"{label}: expected get_sweep(h) or get_sweep(h, arg)")
+        return get_sweep(*arguments)
+
+
+@contextlib.contextmanager
+def _opened(spec: str) -> Iterator[tuple[types.ModuleType, str | None, str]]:
+    """Runs the recipe's file; gives it, the argument after the colon and the file's short name."""
+    name, arg = _split(spec)
+    path = _existing(name)
+    with _importable(path), _blamed_on(path):
+        module = types.ModuleType("aigc_jax_recipe")
+        module.__file__ = str(path)
+        # Compiled here and not imported: an import would take a stale .pyc for a file that was
+        # edited twice within a second.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        yield module, arg, _short(path)
 
 
 class _Complaint(UserError):
@@ -95,10 +128,12 @@ def _home(path: Path) -> Path:
 
 
 def _is_recipe(file: str | None, home: Path) -> bool:
+    # On text: every module of the process is looked at, for every recipe that is read.
     if file is None:
         return False
-    path = Path(file)
-    return path.is_relative_to(home) if home.name == "configs" else path.parent == home
+    if home.name == "configs":
+        return file.startswith(f"{home}{os.sep}")
+    return os.path.dirname(file) == str(home)
 
 
 @contextlib.contextmanager
@@ -149,6 +184,9 @@ def _blamed_on(path: Path) -> Iterator[None]:
         # The innermost frame that is a recipe: the mistake may be in one that this one imports.
         own = [frame for frame in frames if _is_recipe(frame.filename, _home(path))]
         place = f"{_short(Path(own[-1].filename))}:{own[-1].lineno}" if own else _short(path)
+        # Said by us, of what the recipe asked for, unless the recipe raises it itself.
+        if isinstance(error, UserError) and not _is_recipe(frames[-1].filename, _home(path)):
+            raise UserError(f"{place}: {error}") from error
         message = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
         raise UserError(f"{place}: {message} (in your config)") from error
 

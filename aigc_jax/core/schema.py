@@ -73,18 +73,26 @@ def required(room: str, name: str) -> list[str]:
 
 def hyper(room: str, name: str) -> dict[str, float]:
     """Returns the module's `HYPER`, the numbers that its compiled step reads; {} without one."""
-    path = find(room, name)
+    return dict(_numbers(find(room, name), "HYPER", "dict[str, float]"))
+
+
+def hyper_of(room: str, name: str) -> dict[str, dict[str, float]]:
+    """Returns the module's `HYPER_OF`: more such numbers, by what they are read for."""
+    return dict(_numbers(find(room, name), "HYPER_OF", "dict[str, dict[str, float]]"))
+
+
+def _numbers(path: Path, variable: str, annotation: str) -> Any:
     for node in _parse(path).body:
         target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id == "HYPER":
+        if isinstance(target, ast.Name) and target.id == variable:
             assert isinstance(node, ast.Assign | ast.AnnAssign)
-            found = _literal(node.value, "HYPER", path) if node.value is not None else None
+            found = _literal(node.value, variable, path) if node.value is not None else None
             try:
-                return dict(values.coerce("dict[str, float]", found))
+                return values.coerce(annotation, found)
             except values.Unfit:
-                raise ValueError(f"{path}:{node.lineno}: HYPER is a dict of numbers") from None
+                raise ValueError(f"{path}:{node.lineno}: {variable} is a dict of numbers") from None
     return {}
 
 

@@ -5,6 +5,7 @@ a family with several optimizers writes its own. The loop runs both kinds and kn
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from aigc_jax.core import optimizers
 from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.errors import UserError
 
@@ -81,8 +83,13 @@ class Task(NamedTuple):
 
 
 def weights(state: State) -> Weights:
-    """Returns what a state is judged by: the moving averages where it keeps them."""
-    return Weights({**state.params, **state.ema}, {**state.vars, **state.vars.get("ema", {})})
+    """Returns what a state is judged by: the moving averages where it keeps them, and the averages
+    that a schedule-free optimizer makes.
+    """
+    params = dict(state.params)
+    for opt in state.opt.values():
+        params |= optimizers.averaged(opt, params, state.hyper)
+    return Weights({**params, **state.ema}, {**state.vars, **state.vars.get("ema", {})})
 
 
 def row_keys(key: jax.Array, index_B: jax.Array) -> jax.Array:
@@ -97,6 +104,9 @@ def single(value: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 # loss(params, vars, batch, key, hyper) -> (metrics with "loss", vars)
 Loss = Callable[[Tree, Tree, Batch, jax.Array, Hyper], tuple[Metrics, Tree]]
+# drawn_loss(params, vars, batch, key) -> (sum, weight), of labels drawn from the prediction
+DrawnLoss = Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+_LABELS = 1 << 20  # what a step's key is folded with, beyond any micro-batch
 
 
 def supervised(
@@ -105,6 +115,7 @@ def supervised(
     optimizer: Optimizer,
     *,
     accumulate: int = 1,
+    drawn_loss: DrawnLoss | None = None,
 ) -> tuple[Callable[[jax.Array, Hyper], State], Callable[[State, Batch], tuple[State, Metrics]]]:
     """Makes `init` and `step` for one loss and one optimizer.
 
@@ -118,6 +129,10 @@ def supervised(
         minimized; its sum must not be divided by anything that depends on the batch.
       optimizer: made by `core.optim.make`.
       accumulate: micro-batches a step; divides the batch.
+      drawn_loss: (params, vars, batch, key) -> (sum, weight): the negative log-likelihood of labels
+        drawn from the model's own prediction, through which no gradient passes. With it, Sophia can
+        estimate the curvature, by Gauss, Newton and Bartlett (Liu et al. 2023, arXiv:2305.14342,
+        algorithm 2), on the first micro-batch.
 
     Raises:
       UserError: `accumulate` is below 1; at trace time, a batch that it does not divide.
@@ -166,14 +181,24 @@ def supervised(
         )
         return grads, jax.tree.map(lambda m: m.sum(0), metrics), variables
 
+    def curvature(state: State, batch: Batch, key: jax.Array) -> Tree:
+        assert drawn_loss is not None
+        first = jax.tree.map(lambda x: x[0], _split(batch, accumulate))
+        # B times the square of the mean gradient is the square of the summed one, over B.
+        grads, weight = jax.grad(drawn_loss, has_aux=True)(
+            state.params, state.vars, first, jax.random.fold_in(key, _LABELS)
+        )
+        return jax.tree.map(lambda g: jnp.square(g) / jnp.maximum(weight, 1e-30), grads)
+
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics, variables = gradients(state, batch, key)
         weight = jnp.maximum(metrics["loss"][1], 1e-30)
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
         params, opt, stats = optimizer.update(
-            grads, state.opt["main"], state.params, state.hyper, state.step
-        )
+            grads, state.opt["main"], state.params, state.hyper, state.step,
+            curvature=partial(curvature, state, batch, key) if drawn_loss else None,
+        )  # fmt: skip
         decay = state.hyper["ema_decay"]
         ema = jax.tree.map(
             lambda old, new: (decay * old + (1.0 - decay) * new).astype(old.dtype),

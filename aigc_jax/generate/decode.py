@@ -26,6 +26,7 @@ from aigc_jax.generate.request import Sampling
 
 CHUNK = 64  # K: tokens that one call of `extend` can write
 LEAST = 16  # the smallest bucket
+WORTH_PREPARING = 16  # tokens a row; turning the kernels takes about as long as four
 
 
 class Row(NamedTuple):
@@ -68,7 +69,8 @@ class Programs:
 
     Args:
       network: has `vocab_size` and `context`; `empty_cache(batch, size, start_B)` with `size`
-        slots, of which row b's count from start_B[b] on; called as
+        slots, of which row b's count from start_B[b] on; `prepared(params, batch)`, variables
+        besides the parameters that make the reading of single tokens faster; called as
         `models.transformer.Transformer` is, with `cache` and `last`.
     """
 
@@ -95,7 +97,7 @@ def _prefill(
 
 
 def _extend(
-    network: Any, params: Any, carry: Carry, ended_B: jax.Array, end: jax.Array, steps: jax.Array,
+    network: Any, variables: Any, carry: Carry, ended_B: jax.Array, end: jax.Array, steps: jax.Array,
     by: Knobs, keys_B: jax.Array, index: jax.Array, *, what: Active,
 ) -> tuple[Drawn, Carry]:  # fmt: skip
     """Draws `steps` tokens a row, at most CHUNK; fewer if all rows have ended before."""
@@ -104,7 +106,7 @@ def _extend(
     def step(state: Any) -> Any:
         i, carry, ended_B, out = state
         logits, cache = network.apply(
-            {"params": params}, carry.token_B[:, None], cache=carry.cache, last=True
+            variables, carry.token_B[:, None], cache=carry.cache, last=True
         )
         drawn = draw(logits[:, -1], keys_B, index + i, by, carry.tally, what)
         out = jax.tree.map(lambda all_BK, new_B: all_BK.at[:, i].set(new_B), out, drawn)
@@ -176,7 +178,7 @@ class Decoding:
                     f"The prompt has {len(row.prompt)} tokens; expected 1 to {context}, the"
                     " model's context."
                 )
-        self._programs, self._params, self._context = programs, params, context
+        self._programs, self._context = programs, context
         self._end = np.int32(-1 if end is None else end)
         asked = [row.sampling for row in rows]
         self._what = what or active(asked)
@@ -185,6 +187,9 @@ class Decoding:
         self._texts = [np.asarray(row.prompt, np.int32) for row in padded]
         self._begin = np.zeros(len(padded), int)  # where each row's window begins in its text
         self._most = np.array([row.most for row in padded])
+        self._variables = {"params": params}
+        if self._most.max() >= WORTH_PREPARING:
+            self._variables |= programs.network.prepared(params, len(padded))
         self._by = knobs([row.sampling for row in padded], vocab_size)
         self._keys = keys[np.arange(len(padded)) % len(rows)] if spare else keys
         self._tally = tally(self._texts, vocab_size, self._what)
@@ -206,7 +211,7 @@ class Decoding:
             left = int(self._most[self.live].max()) - self._written
             steps = max(1, min(most, CHUNK, room, left))
             drawn, self._carry = self._programs.extend(
-                self._params, self._carry, ~self.live, self._end, np.int32(steps),
+                self._variables, self._carry, ~self.live, self._end, np.int32(steps),
                 self._by, self._keys, np.int32(self._written), what=self._what,
             )  # fmt: skip
             self._read += steps
@@ -232,7 +237,7 @@ class Decoding:
         seen = self._tally if self._carry is None else self._carry.tally
         self._carry = None  # frees the old cache before there is a new one
         return self._programs.prefill(
-            self._params, tokens_BP, self._read.astype(np.int32), seen, self._by, self._keys,
+            self._variables["params"], tokens_BP, self._read.astype(np.int32), seen, self._by, self._keys,
             np.int32(self._written), size=size, what=self._what,
         )  # fmt: skip
 

@@ -47,19 +47,6 @@ def fence(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
-def logits_of(x_NC: jax.Array, head_VC: jax.Array, *, decoding: bool) -> jax.Array:
-    """Returns x @ head^T, float32 [N, V].
-
-    XLA's CPU compiler multiplies the few rows of a decoding step with a large matrix at half the
-    speed of reading it; as a sum of products it reads it once. The sum is fused: no [N, V, C] is
-    ever made.
-    """
-    few = decoding and 2 <= x_NC.shape[0] <= 16 and x_NC.dtype == jnp.float32
-    if few and jax.default_backend() == "cpu":
-        return (head_VC[None] * x_NC[:, None]).sum(-1)
-    return jnp.einsum("nc,vc->nv", x_NC, head_VC, preferred_element_type=jnp.float32)
-
-
 def attention_mask(
     query_BT: jax.Array,
     key_BS: jax.Array,
@@ -135,6 +122,7 @@ class Attention(nn.Module):
       qk_norm: makes the norm of queries and of keys from a name, or None (Henry et al. 2020,
         arXiv:2010.04245).
       rotate: turns queries and keys by their positions, or None.
+      scale: of the attention logits, the products of queries and keys.
       cap: the logits stay within +-cap by tanh (Gemma 2, arXiv:2408.00118, section 2); 0 for none.
       dropout: on the attention weights and on the output.
       std, out_std: standard deviations of the initial weights; the second is the output
@@ -147,6 +135,7 @@ class Attention(nn.Module):
     dense: Callable[..., nn.Module]
     qk_norm: Callable[..., nn.Module] | None
     rotate: Callable[[jax.Array, jax.Array], jax.Array] | None
+    scale: float
     cap: float
     dropout: float
     std: float
@@ -176,7 +165,7 @@ class Attention(nn.Module):
         att_BKRTS = jnp.einsum(
             "btkrd,bksd->bkrts", q_BTKRD, k_BKSD, preferred_element_type=jnp.float32
         )
-        att_BHTS = att_BKRTS.reshape(batch, self.heads, time, -1) * depth**-0.5
+        att_BHTS = att_BKRTS.reshape(batch, self.heads, time, -1) * self.scale
         if self.cap:
             att_BHTS = self.cap * jnp.tanh(att_BHTS / self.cap)
         if view.bias_BHTS is not None:

@@ -3,15 +3,16 @@
 Letters in names: see `models.layers`; V vocabulary.
 """
 
-import math
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from aigc_jax.errors import UserError
+from aigc_jax.models import limits, mup
+from aigc_jax.models.dense import TURNED, Dense, logits_of, prepared
 from aigc_jax.models.layers import (
     GATED,
     MLP,
@@ -22,7 +23,6 @@ from aigc_jax.models.layers import (
     View,
     attention_mask,
     fence,
-    logits_of,
 )
 from aigc_jax.models.positions import alibi, rotate, sinusoidal
 
@@ -66,9 +66,13 @@ class Transformer(nn.Module):
       dropout: in [0, 1), on embeddings, attention weights and both outputs of a block.
       bias: whether dense layers and layer norms have biases.
       init_std: standard deviation of the initial weights of dense layers; those that write into
-        the residual stream begin smaller by sqrt(2 layers) (GPT-2, section 2.3). Embeddings begin
-        with 0.02.
+        the residual stream begin smaller by sqrt(2 layers) (GPT-2, section 2.3).
+      embed_std: the same of embeddings, learned positions included. An output layer that is not
+        `tied` begins with 0.02.
       zero_init: those that write into the residual stream begin at zero instead.
+      base_width, base_heads: width and heads of the model whose learning rate, `init_std` and
+        `embed_std` these are, in muP; see `models.mup`. 0 heads: as many as `heads`. A width of 0:
+        the standard parameterization.
       tied: the output layer is the embedding, transposed (Press & Wolf 2017, arXiv:1608.05859).
       scan: one compiled block that runs `layers` times, its parameters stacked; see `stack` and
         `unstack`. The same function; compiles faster, and runs slower at small widths.
@@ -99,7 +103,10 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     bias: bool = False
     init_std: float = 0.02
+    embed_std: float = 0.02
     zero_init: bool = False
+    base_width: int = 0
+    base_heads: int = 0
     tied: bool = True
     scan: bool = False
     remat: Literal["none", "block", "products"] = "none"
@@ -109,71 +116,14 @@ class Transformer(nn.Module):
 
     def check(self) -> None:
         """Raises UserError for options that are out of range or do not fit together."""
+        limits.check(self)
 
-        def no(name: str, expected: str) -> UserError:
-            return UserError(f"task.model.{name}={getattr(self, name)!r}: expected {expected}.")
+    def rates(self) -> dict[str, float]:
+        """Multipliers of the learning rate, by regular expressions of paths; see `models.mup`."""
+        return self._mup().rates
 
-        for name, field in type(self).__dataclass_fields__.items():
-            allowed = get_args(field.type)
-            if allowed and isinstance(allowed[0], str) and getattr(self, name) not in allowed:
-                raise no(name, f"one of {', '.join(allowed)}")
-        for name in ("layers", "heads", "width", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise no(name, "1 or more")
-        for name in ("kv_heads", "window", "max_positions", "attention_cap", "logit_cap"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise no(name, "0 or more")
-        for name in ("init_std", "rope_base"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise no(name, "a number above 0")
-        if not 0.0 <= self.dropout < 1.0:
-            raise no("dropout", "a number in [0, 1)")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.width % self.heads:
-            raise UserError(
-                f"task.model: width={self.width} is not a multiple of heads={self.heads};"
-                f" try width={self.width // self.heads * self.heads or self.heads}."
-            )
-        if self.heads % (self.kv_heads or self.heads):
-            fits = [k for k in range(1, self.heads + 1) if self.heads % k == 0]
-            raise UserError(
-                f"task.model: kv_heads={self.kv_heads} does not divide heads={self.heads};"
-                f" it can be {', '.join(map(str, fits))}."
-            )
-        depth = self.width // self.heads
-        if self.positions == "rope" and depth % 2:
-            raise UserError(
-                f"task.model: positions='rope' turns pairs of channels, and a head has"
-                f" width/heads = {depth}, an odd number."
-            )
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise UserError(
-                f"task.model: positions='sinusoidal' needs an even width, not {self.width}."
-            )
-        if (self.rope_scaling, self.rope_factor) != ("none", 1.0):
-            if self.positions != "rope":
-                raise UserError(
-                    f"task.model: rope_scaling='{self.rope_scaling}' and rope_factor="
-                    f"{self.rope_factor} go with positions='rope', not '{self.positions}'."
-                )
-            if self.rope_scaling == "none" or not 1.0 <= self.rope_factor < math.inf:
-                raise UserError(
-                    f"task.model: rope_factor={self.rope_factor} with rope_scaling="
-                    f"'{self.rope_scaling}': expected 1 or above, and 'linear' or 'ntk'."
-                )
-        if self.max_positions and self.positions != "learned":
-            raise UserError(
-                f"task.model: max_positions={self.max_positions} is the size of the learned table;"
-                f" positions='{self.positions}' has none. Leave it at 0."
-            )
-        if 0 < self.max_positions < self.context:
-            raise UserError(
-                f"task.model: a context of {self.context} is longer than the {self.max_positions}"
-                f" learned positions; set task.model.max_positions={self.context} (or 0), or"
-                f" data.context={self.max_positions}, or take positions='rope' or 'alibi'."
-            )
+    def _mup(self) -> mup.Multipliers:
+        return mup.multipliers(self.width, self.heads, self.base_width, self.base_heads)
 
     def empty_cache(
         self, batch: int, size: int | None = None, start_B: jax.Array | None = None
@@ -194,6 +144,8 @@ class Transformer(nn.Module):
             layers = tuple(LayerCache(zeros, zeros) for _ in range(self.layers))
         start_B = jnp.zeros(batch, jnp.int32) if start_B is None else start_B
         return Cache(layers, jnp.int32(0), start_B)
+
+    prepared = staticmethod(prepared)
 
     def head(self, params: Any) -> jax.Array:
         """Returns the output layer, [V, C], out of the model's parameters."""
@@ -270,6 +222,8 @@ class Transformer(nn.Module):
         x_NC, layers = self._blocks(x_NC, None if cache is None else cache.layers, view, dropout)
         if self.norm_place == "pre":  # else the last block has ended with a norm
             x_NC = self._norm()(name="final_norm")(x_NC)
+        if self.base_width:  # here, so that a loss that makes the logits itself sees it too
+            x_NC *= jnp.asarray(self._mup().output, x_NC.dtype)
         if cache is not None:
             cache = Cache(layers, cache.length + time, cache.start_B)
         return x_NC.reshape(batch, time, self.width), cache
@@ -318,16 +272,16 @@ class Transformer(nn.Module):
     def _embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Makes the parameters outside of the blocks; returns embeddings, [B, T, C]."""
 
-        def table(name: str, rows: int) -> jax.Array:
-            init = nn.initializers.normal(0.02)
+        def table(name: str, rows: int, std: float) -> jax.Array:
+            init = nn.initializers.normal(std)
             return self.param(name, init, (rows, self.width), self.param_dtype)
 
-        embed = table("embed", self.vocab_size)
+        embed = table("embed", self.vocab_size, self.embed_std)
         if not self.tied:
-            table("head", self.vocab_size)
+            table("head", self.vocab_size, 0.02)
         x_BTC = embed.astype(self.dtype)[tokens_BT]
         if self.positions == "learned":
-            places = table("position_embed", self.max_positions or self.context)
+            places = table("position_embed", self.max_positions or self.context, self.embed_std)
             x_BTC += places.astype(self.dtype)[positions_BT]
         elif self.positions == "sinusoidal":
             x_BTC += sinusoidal(positions_BT, self.width).astype(self.dtype)
@@ -341,7 +295,7 @@ class Transformer(nn.Module):
         if self.scan:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, TURNED: 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),
                 length=self.layers,
@@ -360,15 +314,15 @@ class Transformer(nn.Module):
 
     def _parts(self, dropout: float) -> dict[str, Any]:
         """Makes the parts of one block."""
-        norm = self._norm()
+        norm, std = self._norm(), self.init_std * self._mup().std
         shared: dict[str, Any] = {
             "width": self.width,
             "dense": partial(
-                nn.Dense, use_bias=self.bias, dtype=self.dtype, param_dtype=self.param_dtype
+                Dense, use_bias=self.bias, dtype=self.dtype, param_dtype=self.param_dtype
             ),
             "dropout": dropout,
-            "std": self.init_std,
-            "out_std": 0.0 if self.zero_init else self.init_std / (2 * self.layers) ** 0.5,
+            "std": std,
+            "out_std": 0.0 if self.zero_init else std / (2 * self.layers) ** 0.5,
             "parent": None,
         }
         attention = Attention(
@@ -380,6 +334,7 @@ class Transformer(nn.Module):
             )
             if self.positions == "rope"
             else None,
+            scale=self._mup().attention,
             cap=self.attention_cap,
             **shared,
         )

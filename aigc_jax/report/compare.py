@@ -8,11 +8,12 @@ from typing import Any
 
 from aigc_jax.core.units import LOOP_METRICS, clock, figure
 from aigc_jax.errors import UserError, nearest
+from aigc_jax.report import contrast, groups
 from aigc_jax.report.folder import Run, is_run
+from aigc_jax.report.groups import NONE
 from aigc_jax.report.table import table
 
-NONE = "–"
-"""Stands where a run lacks a setting or a metric."""
+_MANY = 8  # runs; of more, where seeds are summed up, only the sums are printed
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -32,19 +33,23 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return rows
 
 
-def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
+def compare(
+    runs: Sequence[Run], metrics: Sequence[str] = (), sources: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Sets runs beside each other.
 
     Args:
       runs: two or more.
       metrics: which to compare; none given: all evaluation metrics and the training loss.
+      sources: the folder that was given for each run, "" for a run that was given itself.
 
     Returns:
       A dict that JSON can hold: "metrics" (names), "runs" (name, path, state, step, steps, wall in
       seconds, fingerprint, and per metric final/final_step/best/best_step, None where a run lacks
       it), "differences" (path to one value per run), "incomparable" (a metric that was measured
       under different protocols, and so is in none of the above, to path and one value per run),
-      "warnings" (sentences).
+      "seeds" (what `contrast.contrast` says; {} where no configuration has two seeds), "warnings"
+      (sentences).
 
     Raises:
       UserError: fewer than two runs, or a metric that none of them has.
@@ -70,7 +75,7 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
     states = [run.name for run in runs if run.state != "finished"]
     if states:
         warnings.append(f"not finished: {', '.join(states)}; the final numbers are the latest.")
-    return {
+    result = {
         "metrics": chosen,
         "runs": [
             {
@@ -90,8 +95,14 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
             for path, values in differences([run.config for run in runs]).items()
         },
         "incomparable": incomparable,
-        "warnings": warnings,
+        "seeds": contrast.contrast(runs, sources or [""] * len(runs), chosen),
     }
+    warnings += [
+        f"{run.path}: {', '.join(run.damaged)} can't be read and counts as empty."
+        for run in runs
+        if run.damaged
+    ]
+    return result | {"warnings": warnings}
 
 
 def other_protocols(runs: Sequence[Run], metric: str) -> dict[str, list[Any]]:
@@ -105,7 +116,7 @@ def other_protocols(runs: Sequence[Run], metric: str) -> dict[str, list[Any]]:
     """
     has = [bool(run.series(metric).steps) for run in runs]
     said = [
-        _flat(_protocols(run).get(metric, {})) if counts else {}
+        groups.flat({metric: run.protocols.get(metric, {})}) if counts else {}
         for run, counts in zip(runs, has, strict=True)
     ]
     paths = sorted({path for one in said for path in one})
@@ -113,25 +124,8 @@ def other_protocols(runs: Sequence[Run], metric: str) -> dict[str, list[Any]]:
     for path in paths:
         values = [one.get(path, NONE) for one in said]
         if len({json.dumps(v) for v, counts in zip(values, has, strict=True) if counts}) > 1:
-            rows[path] = values
+            rows[path.removeprefix(f"{metric}.")] = values
     return rows
-
-
-def _protocols(run: Run) -> dict[str, Any]:
-    file = run.path / "protocols.json"
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} holds no valid JSON ({error}); was it edited?") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _flat(group: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(group, Mapping):
-        return {prefix[:-1]: group}
-    return {path: v for key, x in group.items() for path, v in _flat(x, f"{prefix}{key}.").items()}
 
 
 def _about_protocols(incomparable: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
@@ -172,8 +166,13 @@ def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def as_text(result: Mapping[str, Any]) -> str:
     """Returns what `compare` found as tables for a terminal."""
-    runs = result["runs"]
+    runs, seeds = result["runs"], result["seeds"]
     labels = _labels(runs)
+    over_seeds = [contrast.as_text(seeds)] if seeds else []
+    warned = [f"warning: {warning}" for warning in result["warnings"]]
+    if over_seeds and len(runs) > _MANY:
+        finished = sum(run["state"] == "finished" for run in runs)
+        return "\n\n".join([f"{len(runs)} runs, {finished} finished", *over_seeds, *warned])
     rows = [
         [label, run["state"], str(run["step"]), clock(run["wall"]), run["fingerprint"][:10] or "?"]
         for label, run in zip(labels, runs, strict=True)
@@ -197,8 +196,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         parts.append(table(["setting", *labels], settings))
     else:
         parts.append("No setting differs.")
-    parts += [f"warning: {warning}" for warning in result["warnings"]]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *over_seeds, *warned])
 
 
 def plain(value: Any) -> Any:

@@ -62,14 +62,17 @@ class Run:
 
     Args:
       path: the folder that was `aigc train --workdir`.
+      lenient: a file that holds no JSON counts as empty, and is named in `damaged`: one broken
+        run among many is no reason to show none.
 
     Raises:
-      UserError: there is no such folder, or it is no run folder. Later, on reading: one of its
-        files holds no JSON.
+      UserError: there is no such folder, or it is no run folder. Later, on reading, unless
+        `lenient`: one of its files holds no JSON.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, *, lenient: bool = False) -> None:
+        self.path, self.lenient = Path(path), lenient
+        self.damaged: list[str] = []
         if not self.path.is_dir():
             parent = self.path.parent
             names = [item.name for item in parent.iterdir()] if parent.is_dir() else []
@@ -96,6 +99,9 @@ class Run:
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
+            if self.lenient:
+                self.damaged.append(name)
+                return {}
             raise UserError(f"{file} holds no valid JSON ({error}); was it edited?") from error
         return value if isinstance(value, dict) else {"": value}
 
@@ -127,6 +133,11 @@ class Run:
             for metric, levels in self._json("floors.json").items()
             if isinstance(levels, dict)
         }
+
+    @cached_property
+    def protocols(self) -> dict[str, Any]:
+        """For a metric, how it was measured, where an evaluator said so."""
+        return self._json("protocols.json")
 
     @property
     def fingerprint(self) -> str:

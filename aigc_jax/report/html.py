@@ -46,14 +46,9 @@ def render(run: Run) -> str:
     Raises:
       UserError: one of the run's files holds no valid JSON.
     """
-    import jinja2
-
-    source = importlib.resources.files("aigc_jax.report").joinpath("report.html.j2")
-    template = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    ).from_string(source.read_text(encoding="utf-8"))
     changed, everything = settings(run)
-    return template.render(
+    return page(
+        "report.html.j2",
         name=run.name,
         state=run.state,
         reason=run.status.get("reason") if run.state != "finished" else None,
@@ -75,6 +70,20 @@ def render(run: Run) -> str:
         command=command(run),
         fingerprint=run.fingerprint,
     )
+
+
+def page(template: str, **fields: Any) -> str:
+    """Fills a template of this folder; what it includes, such as the style, becomes part of it."""
+    import jinja2
+
+    def read(name: str) -> str:
+        return importlib.resources.files("aigc_jax.report").joinpath(name).read_text("utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(read), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template(template).render(**fields)
 
 
 def unit_of(run: Run, metric: str) -> str:

@@ -19,7 +19,7 @@ class Line(NamedTuple):
     dots: bool = False
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """Maps values to pixels inside a plot's rectangle."""
 
     left: float
@@ -32,10 +32,12 @@ class _Frame(NamedTuple):
     y_high: float
 
     def x(self, value: float) -> float:
+        """Returns the pixel of a value on the x-axis."""
         share = (value - self.x_low) / (self.x_high - self.x_low)
         return self.left + share * (self.right - self.left)
 
     def y(self, value: float) -> float:
+        """Returns the pixel of a value on the y-axis."""
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return self.bottom - share * (self.bottom - self.top)
 
@@ -62,6 +64,7 @@ def chart(
     width: int = 400,
     height: int = 230,
     from_zero: bool = False,
+    y_range: tuple[float, float] | None = None,
 ) -> str:
     """Returns one chart as an <svg> element, labelled at its lines and not in a legend.
 
@@ -74,15 +77,18 @@ def chart(
       width: in pixels of the drawing; it scales with the page.
       height: likewise.
       from_zero: whether the y-axis starts at 0.
+      y_range: the ends of the y-axis; None: what shows the curves well.
     """
     levels = {k: v for k, v in (levels or {}).items() if math.isfinite(v)}
     labels = [line.label for line in lines if line.label] + list(levels)
     longest = max((len(label) for label in labels), default=0)
     limit = limits(lines, levels, from_zero=from_zero)
-    frame = _frame(limit, width, height, 14 + 7 * longest if labels else 14)
+    if y_range is not None:
+        limit = (*limit[:2], *y_range)
+    frame = framed(limit, width, height, 14 + 7 * longest if labels else 14)
     parts = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">',
-        *_axes(frame, x_label, y_label, width, height),
+        *axes(frame, x_label, y_label, width, height),
     ]
     ends: list[tuple[float, str, str]] = []
     for name, value in levels.items():
@@ -96,7 +102,7 @@ def chart(
         parts += _curve(line, frame)
         last = next(filter(math.isfinite, reversed(line.ys)), None)
         if line.label and last is not None:
-            ends.append((_clip(frame.y(last), frame), line.label, line.style))
+            ends.append((clip(frame.y(last), frame), line.label, line.style))
     places = spread([y for y, _, _ in ends], 14, frame.top + 4, frame.bottom - 2)
     for (_, label, style), y in zip(ends, places, strict=True):
         parts.append(
@@ -131,16 +137,25 @@ def limits(
     )
 
 
-def _frame(
+def framed(
     limit: tuple[float, float, float, float], width: int, height: int, right_margin: float
-) -> _Frame:
+) -> Frame:
+    """Returns the plot's rectangle for these limits: room for the ticks, the names, the labels."""
     x_low, x_high, y_low, y_high = limit
     longest = max(len(tick_text(value)) for value in ticks(y_low, y_high, height // 45))
     right, bottom = width - right_margin, height - 42
-    return _Frame(28 + 7 * longest, 10, right, bottom, x_low, x_high, y_low, y_high)
+    return Frame(28 + 7 * longest, 10, right, bottom, x_low, x_high, y_low, y_high)
 
 
-def _axes(frame: _Frame, x_label: str, y_label: str, width: int, height: int) -> list[str]:
+def axes(
+    frame: Frame,
+    x_label: str,
+    y_label: str,
+    width: int,
+    height: int,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+) -> list[str]:
+    """Returns the grid, the ticks and the names of both axes; None: ticks at round numbers of x."""
     parts = []
     for value in ticks(frame.y_low, frame.y_high, height // 45):
         y = frame.y(value)
@@ -150,10 +165,13 @@ def _axes(frame: _Frame, x_label: str, y_label: str, width: int, height: int) ->
             f'<text class="tick" text-anchor="end" x="{frame.left - 7:.1f}" y="{y + 4:.1f}">'
             f"{tick_text(value)}</text>"
         )
-    for value in ticks(frame.x_low, frame.x_high, 4 if width < 600 else 8):
+    if x_ticks is None:
+        round_ones = ticks(frame.x_low, frame.x_high, 4 if width < 600 else 8)
+        x_ticks = [(value, tick_text(value)) for value in round_ones]
+    for value, text in x_ticks:
         parts.append(
             f'<text class="tick" text-anchor="middle" x="{frame.x(value):.1f}" '
-            f'y="{frame.bottom + 17:.1f}">{tick_text(value)}</text>'
+            f'y="{frame.bottom + 17:.1f}">{escape(text)}</text>'
         )
     middle = (frame.top + frame.bottom) / 2
     parts.append(
@@ -167,17 +185,18 @@ def _axes(frame: _Frame, x_label: str, y_label: str, width: int, height: int) ->
     return parts
 
 
-def _clip(y: float, frame: _Frame) -> float:
+def clip(y: float, frame: Frame) -> float:
+    """Returns a pixel moved to the nearest edge of the plot, where it lies outside."""
     return min(max(y, frame.top), frame.bottom)
 
 
-def _curve(line: Line, frame: _Frame) -> list[str]:
+def _curve(line: Line, frame: Frame) -> list[str]:
     """One path a stretch of finite values; a lone point becomes a dot."""
     xs, ys = thin(line.xs, line.ys)
     stretches: list[list[str]] = [[]]
     for x, y in zip(xs, ys, strict=True):
         if math.isfinite(y):
-            stretches[-1].append(f"{frame.x(x):.1f},{_clip(frame.y(y), frame):.1f}")
+            stretches[-1].append(f"{frame.x(x):.1f},{clip(frame.y(y), frame):.1f}")
         elif stretches[-1]:
             stretches.append([])
     parts = [
@@ -209,7 +228,7 @@ def scale(
         return ""
     values = [*points.values(), result]
     pad = 0.08 * (max(values) - min(values)) or 0.5
-    frame = _Frame(20, 0, width - 20, 1, min(values) - pad, max(values) + pad, 0, 1)
+    frame = Frame(20, 0, width - 20, 1, min(values) - pad, max(values) + pad, 0, 1)
     worst = max(points.values()) if better == "lower" else min(points.values())
     line_y = 52.0
     ends = sorted((frame.x(worst), frame.x(result)))

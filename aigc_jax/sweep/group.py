@@ -2,81 +2,52 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from aigc_jax.core.task import Task, weights
+from aigc_jax.core.task import State, Task, Weights, weights
 from aigc_jax.sweep import vectorised
+from aigc_jax.sweep.desk import Desk, Trial
+from aigc_jax.sweep.halving import Halving
 from aigc_jax.train import guard
-from aigc_jax.train.checkpoint import Checkpoints
-from aigc_jax.train.log import MetricsLog, Status
-from aigc_jax.train.meter import Meter
+from aigc_jax.train.program import capacity
 from aigc_jax.train.settings import Settings
 from aigc_jax.train.signals import Interrupted, Signals
 
-Evaluator = Callable[[Any, int], dict[str, float]]
+PRUNED = "pruned"  # why a trial that lost has stopped
 
 
-class Trial(NamedTuple):
-    """One member of a group.
+class TooBig(Exception):
+    """The trials don't fit into memory together: so many bytes."""
 
-    Attributes:
-      workdir: its run folder; it exists and is ours. config: whole, for the loggers.
-      seed, hyper: what it differs in. batch_at: step -> its batch.
-      evaluators: as the loop's. command: what goes on with it alone.
-    """
-
-    workdir: Path
-    config: Mapping[str, Any]
-    seed: int
-    hyper: Mapping[str, float]
-    batch_at: Callable[[int], dict[str, np.ndarray]]
-    evaluators: Mapping[str, Evaluator]
-    command: str
-
-
-class _Desk:
-    """What a trial writes with; `notes` are its checkpoint's, None for a new one."""
-
-    def __init__(
-        self, trial: Trial, settings: Settings, start: int, notes: Mapping[str, Any] | None
-    ) -> None:
-        self.trial, self.meter, self.bad = trial, Meter(), 0
-        self.last: dict[str, float] = {}
-        if notes is not None:
-            self.bad = notes["bad"]
-            self.meter.sums = {name: list(pair) for name, pair in notes["window"].items()}
-            self.last = {name: float(value) for name, value in notes["last"].items()}
-        self.status = Status(trial.workdir)
-        self.status.start(start)
-        self.log = MetricsLog(
-            trial.workdir,
-            keep_to=None if notes is None else start,
-            keep_evaluation=notes is not None and notes["evaluated"] == start,
-            tensorboard=settings.tensorboard,
-            wandb=settings.wandb,
-            config=trial.config,
-            run_name=trial.workdir.name,
-        )
-
-    def write(self, step: int, row: dict[str, float], wall: float) -> None:
-        self.log.write(step, row, wall)
-        self.last.update(row)
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 class Group:
     """Runs trials together. `run()` starts them or goes on with them.
 
-    A step that goes bad (`train.guard`) is undone for its trial alone; the others never notice.
+    A step that goes bad (`train.guard`) is undone for its trial alone. Once a trial has had as many
+    as its settings allow (none, unless run.on_bad is "skip"; "rollback" counts as "skip" here) it
+    has failed: it is computed on, unread, until at most half of the program's trials are alive;
+    these then get a program of their own. The others never notice.
 
     Args:
       task: what all of them learn. trials: at least one; all with the same shapes.
       settings: the section `run` of all, but for the seed. signals: installed by the caller.
+      place: puts one trial's weights where evaluators expect them.
+      prepare: changes a fresh state (weights from another run).
+      halving: stops the losers on the way, or None. number: trials at the first start, of which
+        some may have ended before this one; 0 for those given.
+      room: bytes that there are on a device; 0 for no limit.
       say: takes a line for the person who watches.
+
+    Attributes:
+      desks: one a trial, with its end; after `run`, `desk.over` says how each ended.
     """
 
     def __init__(
@@ -86,10 +57,25 @@ class Group:
         *,
         settings: Settings,
         signals: Signals,
+        place: Callable[[Weights], Weights] = lambda weights: weights,
+        prepare: Callable[[State], State] | None = None,
+        halving: Halving | None = None,
+        number: int = 0,
+        room: int = 0,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.task, self.trials, self.settings = task, list(trials), settings
-        self.signals, self.say = signals, say
+        self.task, self.settings, self.signals = task, settings, signals
+        self.place, self.prepare, self.halving, self.room, self.say = (
+            place,
+            prepare,
+            halving,
+            room,
+            say,
+        )
+        self.number = number or len(trials)
+        self.desks = [Desk(trial, settings) for trial in trials]
+        self.going = list(self.desks)  # one a row of the state; those that failed stand in it too
+        self.rungs = halving.steps(settings.steps, settings.eval_every) if halving else []
         self.step, self.walls = 0, 0.0
         self.evaluated: int | None = None
         self._born = time.perf_counter()
@@ -99,103 +85,144 @@ class Group:
         """Seconds over all starts. All trials share them."""
         return self.walls + time.perf_counter() - self._born
 
+    @property
+    def alive(self) -> list[Desk]:
+        """Those that go on."""
+        return [desk for desk in self.going if not desk.over]
+
     def run(self) -> str:
-        """Trains to the end (returns "") or to a signal (returns its name)."""
-        stores = [
-            Checkpoints(t.workdir / "checkpoints", keep=self.settings.keep) for t in self.trials
-        ]
-        try:
-            notes = self._open(stores)
-            desks = [
-                _Desk(t, self.settings, self.step, said)
-                for t, said in zip(self.trials, notes, strict=True)
-            ]
-            try:
-                return self._steps(stores, desks)
-            finally:
-                for desk in desks:
-                    desk.log.close()
-        finally:
-            for store in stores:
-                store.close()
+        """Trains to the end (returns "") or to a signal (returns its name).
 
-    def _open(self, stores: list[Checkpoints]) -> list[Any]:
-        """Compiles, and restores the trials where all of them have a checkpoint of one step.
-
-        Returns:
-          The notes saved with each trial, or None for each.
+        Raises:
+          TooBig: before anything has run or was written.
         """
-        trials = [(t.seed, t.hyper) for t in self.trials]
-        shapes = self.trials[0].batch_at(0)
-        from aigc_jax.train.program import capacity
+        try:
+            self._open()
+            return self._steps()
+        finally:
+            for desk in self.desks:
+                desk.close()
 
-        most = capacity(
-            self.settings.steps_per_call,
-            {f"{i}/{n}": x for i in range(len(trials)) for n, x in shapes.items()},
-        )
-        init = guard.guarded_init(self.task.init)
+    # --- beginning ---------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        """Makes the program for the rows that the state has now."""
+        trials = [desk.trial for desk in self.going]
+        self.shared = all(trial.batch_at is trials[0].batch_at for trial in trials)
+        shapes = trials[0].batch_at(0)
+        copies = 1 if self.shared else len(trials)
+        arrays = {f"{i}/{name}": x for i in range(copies) for name, x in shapes.items()}
+        most = capacity(self.settings.steps_per_call, arrays)
         step = guard.guarded_step(self.task.step, policy="skip", spike=self.settings.spike)
-        self.together = vectorised.build(init, step, trials, shapes, most)
-        common = set.intersection(*(set(store.steps()) for store in stores))
-        if not common:
-            return [None] * len(self.trials)
-        self.step = max(common)
-        target = jax.eval_shape(lambda s: vectorised.trial(s, 0), self.together.state)
+        self.program = vectorised.build(step, self.state, shapes, most, shared=self.shared)
+
+    def _open(self) -> None:
+        """Makes or restores the states, compiles, opens the logs."""
+        init = guard.guarded_init(self.task.init)
+        trials = [(desk.trial.seed, desk.trial.hyper) for desk in self.going]
+        common = set.intersection(*(set(desk.store.steps()) for desk in self.going))
+        notes: list[Any] = [None] * len(trials)
+        if common:
+            self.step = max(common)
+            self.state, notes = self._restored(init)
+            self.walls = max(float(said["wall"]) for said in notes)
+            # All were saved together, so one speaks for all.
+            self.evaluated = notes[0]["evaluated"]
+        else:
+            self.state = vectorised.begin(init, trials)
+            if self.prepare is not None:
+                rows = range(len(trials))
+                self.state = vectorised.stack(
+                    [self.prepare(vectorised.trial(self.state, i)) for i in rows]
+                )
+        self._compile()
+        if self.room and self.program.size > self.room and len(trials) > 1:
+            raise TooBig(self.program.size)
+        if common:
+            self.say(f"resumed {len(trials)} trials at step {self.step}")
+        for desk, said in zip(self.going, notes, strict=True):
+            desk.open(self.step, said)
+
+    def _restored(self, init: Any) -> tuple[State, list[Any]]:
+        trial = self.going[0].trial
+        hyper = {name: np.float32(value) for name, value in trial.hyper.items()}
+        target = jax.eval_shape(init, jax.random.key(0), hyper)
         here = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), target)
-        found = [store.restore(target, here, self.step) for store in stores]
+        found = [desk.store.restore(target, here, self.step) for desk in self.going]
         parts, notes = zip(*[pair for pair in found if pair is not None], strict=True)
-        self.together = self.together._replace(state=vectorised.stack(parts, self.together.state))
-        self.walls = max(float(said["wall"]) for said in notes)
-        # All were saved together, so one speaks for all.
-        self.evaluated = notes[0]["evaluated"]
-        self.say(f"resumed {len(parts)} trials at step {self.step}")
-        return list(notes)
+        return vectorised.stack(parts), list(notes)
+
+    # --- the loop ----------------------------------------------------------------------------
 
     def _due(self, every: int) -> bool:
         return self.step >= self.settings.steps or bool(every and self.step % every == 0)
 
-    def _steps(self, stores: list[Checkpoints], desks: list[_Desk]) -> str:
-        s, state = self.settings, self.together.state
-        while True:
+    def _steps(self) -> str:
+        s = self.settings
+        while self.alive:
             due = self._due(s.eval_every) and self.evaluated != self.step
             if due and not self.signals.asked:
                 try:
-                    self._evaluate(state, desks)
+                    self._evaluate()
                     self.evaluated = self.step
                 except Interrupted:
                     pass
+            if self.step in self.rungs and self.evaluated == self.step:
+                self._halve()
             ended, asked = self.step >= s.steps, self.signals.asked
             if ended or asked or (self.step and self._due(s.save_every)):
-                self._save(state, stores, desks)
+                self._save(self.alive)
             if ended or asked:
-                for store, desk in zip(stores, desks, strict=True):
-                    store.finish()
-                    kind = "stopped" if asked and not ended else "finished"
-                    self._write_status(desk, kind, asked or "")
+                kind = "stopped" if asked and not ended else "finished"
+                for desk in self.alive:
+                    desk.end(kind, asked or "", self.step, self.wall)
                 return "" if ended else asked or ""
             marks = [e - self.step % e for e in (s.log_every, s.eval_every, s.save_every) if e]
-            n = max(1, min(self.together.capacity, s.steps - self.step, *marks))
-            # One trial after another: its order of examples is at hand then.
-            rows = [[t.batch_at(self.step + i) for i in range(n)] for t in self.trials]
-            state, metrics = self.together.run(state, self.together.place(rows), np.int32(n))
-            self._read(jax.device_get(metrics), n, desks)
+            n = max(1, min(self.program.capacity, s.steps - self.step, *marks))
+            self._advance(n)
+        return ""
 
-    def _read(self, metrics: dict[str, Any], n: int, desks: list[_Desk]) -> None:
+    def _advance(self, n: int) -> None:
+        # One trial after another: its order of examples is at hand then.
+        seen: dict[int, list[Any]] = {}
+        for desk in self.going[:1] if self.shared else self.going:
+            at = desk.trial.batch_at
+            if id(at) not in seen:
+                seen[id(at)] = [at(self.step + i) for i in range(n)]
+        rows = (
+            list(seen.values())
+            if self.shared
+            else [seen[id(desk.trial.batch_at)] for desk in self.going]
+        )
+        self.state, metrics = self.program.run(self.state, self.program.place(rows), np.int32(n))
+        self._read(jax.device_get(metrics), n)
+
+    def _read(self, metrics: dict[str, Any], n: int) -> None:
         """Adds up n steps of every trial; writes a row where one is due."""
-        for i in range(n):
-            for j, desk in enumerate(desks):
-                values = {
-                    name: (float(a[i, j]), float(b[i, j])) for name, (a, b) in metrics.items()
-                }
-                if values.pop("bad")[0]:
-                    desk.bad += 1
-                else:
-                    desk.meter.add(values)
+        most = self.settings.max_bad if self.settings.on_bad != "stop" else 0
+        failed = []
+        for j, desk in enumerate(self.going):
+            for i in range(n):
+                if desk.over or desk in failed:
+                    break
+                pairs = {name: (float(a[i, j]), float(b[i, j])) for name, (a, b) in metrics.items()}
+                if not pairs.pop("bad")[0]:
+                    desk.meter.add(pairs)
+                    continue
+                desk.bad += 1
+                if desk.bad > most:
+                    failed.append(desk)
+                    desk.reason = f"bad numbers at step {self.step + i} ({desk.bad} in all)"
         self.step += n
-        if not self._due(self.settings.log_every):
-            return
+        if self._due(self.settings.log_every):
+            self._log()
+        for desk in failed:
+            self._drop([desk], "failed", desk.reason)
+        self._repack()
+
+    def _log(self) -> None:
         losses = []
-        for desk in desks:
+        for desk in self.alive:
             means = desk.meter.means()
             row = {f"train/{k}": v for k, v in self.task.finish(means).items()} if means else {}
             if desk.bad:
@@ -203,34 +230,56 @@ class Group:
             desk.write(self.step, row, self.wall)
             losses.append(row.get("train/loss", math.nan))
             desk.meter.clear()
-            self._write_status(desk, "running", "")
-        spread = f"{np.nanmin(losses):.4f} to {np.nanmax(losses):.4f}"
+            desk.say("running", "", self.step, self.wall)
+        known = [loss for loss in losses if math.isfinite(loss)]
+        spread = f"{min(known):.4f} to {max(known):.4f}" if known else "none"
         self.say(f"step {self.step}/{self.settings.steps}  loss {spread}  {self.wall:.0f} s")
 
-    def _evaluate(self, state: Any, desks: list[_Desk]) -> None:
-        for i, desk in enumerate(desks):
-            judged, row = weights(vectorised.trial(state, i)), {}
+    # --- what happens at boundaries ----------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        for i, desk in enumerate(self.going):
+            if desk.over:
+                continue
+            judged, row = self.place(weights(vectorised.trial(self.state, i))), {}
             for evaluate in desk.trial.evaluators.values():
                 self.signals.raise_if_asked()
                 row.update(evaluate(judged, self.step))
             if row:
                 desk.write(self.step, row, self.wall)
 
-    def _save(self, state: Any, stores: list[Checkpoints], desks: list[_Desk]) -> None:
-        for i, (store, desk) in enumerate(zip(stores, desks, strict=True)):
-            desk.log.flush()
-            notes = {
-                "shift": 0,
-                "bad": desk.bad,
-                "evaluated": self.evaluated,
-                "wall": self.wall,
-                "window": {name: list(pair) for name, pair in desk.meter.sums.items()},
-                "last": {name: repr(float(value)) for name, value in desk.last.items()},
-            }
-            store.save(vectorised.trial(state, i), notes, {})
+    def _save(self, desks: list[Desk]) -> None:
+        for i, desk in enumerate(self.going):
+            if desk in desks:
+                desk.save(vectorised.trial(self.state, i), self.wall, self.evaluated)
 
-    def _write_status(self, desk: _Desk, state: str, reason: str) -> None:
-        desk.status.write(
-            state, reason=reason, step=self.step, steps=self.settings.steps, wall=self.wall,
-            last=desk.last, next="" if state == "finished" else desk.trial.command,
-        )  # fmt: skip
+    def _drop(self, desks: list[Desk], kind: str, reason: str) -> None:
+        """Ends trials before the others."""
+        self._save(desks)
+        for desk in desks:
+            desk.end(kind, reason, self.step, self.wall)
+            self.say(f"step {self.step}  {desk.trial.workdir.name}: {kind}, {reason}")
+
+    def _repack(self) -> None:
+        """Gives those that are alive a program of their own, once at most half of it is needed."""
+        rows = [i for i, desk in enumerate(self.going) if not desk.over]
+        if 2 * len(rows) > len(self.going) or not rows or self.step >= self.settings.steps:
+            return
+        self.going = [self.going[i] for i in rows]
+        self.state = vectorised.stack([vectorised.trial(self.state, i) for i in rows])
+        self._compile()
+        self.say(f"step {self.step}  {len(rows)} trials go on in a program of their own")
+
+    def _halve(self) -> None:
+        assert self.halving is not None
+        alive, metric = self.alive, self.halving.metric
+        lacking = [desk for desk in alive if metric not in desk.last]
+        if lacking:
+            self.say(f"aigc: warning: no '{metric}' to halve by at step {self.step}")
+            return
+        # Counted from the whole, so that a group that goes on at a rung is not halved twice.
+        left = self.halving.left(self.number, self.rungs.index(self.step))
+        stay = self.halving.best([desk.last[metric] for desk in alive], left)
+        lost = [desk for i, desk in enumerate(alive) if i not in stay]
+        self._drop(lost, "stopped", PRUNED)
+        self._repack()

@@ -3,70 +3,101 @@
 Letters: N trials, K steps of one dispatch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.core.task import Batch, Metrics, State
 
 Tree = Any
+Step = Callable[[State, Batch], tuple[State, Metrics]]
 
 
 class Together(NamedTuple):
-    """The state of N trials, and what takes steps with it.
+    """What takes steps with N trials.
 
     Attributes:
-      state: a `State` whose leaves all begin with N, one index a trial.
-      run: (state, batches, n) -> (state, metrics): n steps, 1 <= n <= `capacity`. Batches begin
-        with K and N, metrics come back so. The state is given away.
+      run: (state, batches, n) -> (state, metrics): n steps, 1 <= n <= `capacity`. Every leaf of the
+        state begins with N, batches with K and N (K alone if all trials see the same), metrics come
+        back with K and N. The state is given away.
       capacity: K.
-      place: stacks rows for `run`: N lists of up to K batches, as NumPy arrays.
+      place: stacks rows for `run`: N lists (one, if all see the same) of up to K batches, as NumPy
+        arrays.
+      size: bytes that a call takes on one device, the state included.
     """
 
-    state: State
     run: Any
     capacity: int
-    place: Any
+    place: Callable[[list[list[dict[str, np.ndarray]]]], Batch]
+    size: int
 
 
-def build(
-    init: Any, step: Any, trials: Sequence[tuple[int, Mapping[str, float]]],
-    shapes: Mapping[str, Any], most: int,
-) -> Together:  # fmt: skip
-    """Makes N first states and compiles their common step.
+def mesh_of(number: int) -> Mesh:
+    """All devices if they divide the number of trials, so that each has its own and nothing passes
+    between them; else the first alone.
+    """
+    devices = jax.devices() if number % jax.device_count() == 0 else jax.devices()[:1]
+    return jax.make_mesh((len(devices),), ("trials",), (AxisType.Auto,), devices=devices)
 
-    With several devices and a number of trials that they divide, each device has its own trials and
-    nothing passes between them; else all trials are on all devices.
+
+def _spread(number: int) -> NamedSharding:
+    return NamedSharding(mesh_of(number), PartitionSpec("trials"))
+
+
+def begin(
+    init: Callable[..., State], trials: Sequence[tuple[int, Mapping[str, float]]]
+) -> State:  # fmt: skip
+    """Makes the first states of trials, one index a trial.
 
     Args:
-      init: (key, hyper) -> State, of one trial. step: (State, Batch) -> (State, Metrics).
-      trials: (seed, hyper) of each.
-      shapes: of one trial's batch, by name. most: K.
+      init: (key, hyper) -> State, of one trial. trials: (seed, hyper) of each.
     """
-    number = len(trials)
-    devices = jax.devices() if number % jax.device_count() == 0 else jax.devices()[:1]
-    mesh = jax.make_mesh((len(devices),), ("trials",), (AxisType.Auto,), devices=devices)
-    by_trial = NamedSharding(mesh, PartitionSpec("trials"))
-    by_step = NamedSharding(mesh, PartitionSpec(None, "trials"))
-    whole = NamedSharding(mesh, PartitionSpec())
-
     keys = jnp.stack([jax.random.key(seed) for seed, _ in trials])
     hyper = {
         name: np.array([numbers[name] for _, numbers in trials], np.float32)
         for name in trials[0][1]
     }
-    state = jax.jit(jax.vmap(init), out_shardings=by_trial)(keys, hyper)
-    several = jax.vmap(step)
-    stacked = {
-        name: jax.ShapeDtypeStruct((most, number, *x.shape), x.dtype) for name, x in shapes.items()
-    }
-    one = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in stacked.items()}
-    found = jax.eval_shape(several, state, one)[1]
+    return jax.jit(jax.vmap(init), out_shardings=_spread(len(trials)))(keys, hyper)
+
+
+def trial(stacked: Tree, i: int) -> Tree:
+    """Returns one trial's part of a stacked tree, on the first device."""
+    device = jax.devices()[0]
+    return jax.tree.map(lambda x: jax.device_put(x[i], device), stacked)
+
+
+def stack(parts: Sequence[Tree]) -> Tree:
+    """Puts the trees of single trials together, spread over the devices."""
+    where = _spread(len(parts))
+    return jax.tree.map(lambda *x: jax.device_put(jnp.stack(x), where), *parts)
+
+
+def build(
+    step: Step, state: State, shapes: Mapping[str, Any], most: int, *, shared: bool
+) -> Together:  # fmt: skip
+    """Compiles the common step.
+
+    Args:
+      step: of one trial. state: of N, or its shapes. shapes: of one trial's batch, by name.
+      most: K. shared: all trials see the same batches, so these are there once.
+    """
+    number = jax.tree.leaves(state)[0].shape[0]
+    mesh = mesh_of(number)
+    by_trial = NamedSharding(mesh, PartitionSpec("trials"))
+    by_step = NamedSharding(mesh, PartitionSpec(None, "trials"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = whole if shared else by_step
+
+    several = jax.vmap(step, in_axes=(0, None if shared else 0))
+    lead = () if shared else (number,)
+    batch = {n: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype) for n, x in shapes.items()}
+    stacked = {n: jax.ShapeDtypeStruct((most, *x.shape), x.dtype) for n, x in batch.items()}
+    found = jax.eval_shape(several, state, batch)[1]
 
     def run(state: State, batches: Batch, n: jax.Array) -> tuple[State, Metrics]:
         def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
@@ -81,33 +112,27 @@ def build(
         jax.jit(
             run,
             donate_argnums=0,
-            in_shardings=(by_trial, by_step, whole),
+            in_shardings=(by_trial, rows, whole),
             out_shardings=(by_trial, by_step),
         )
         .lower(state, stacked, jax.ShapeDtypeStruct((), jnp.int32))
         .compile()
     )
-    return Together(state, compiled, most, partial(_placed, most=most, sharding=by_step))
+    memory = compiled.memory_analysis()
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    place = partial(_placed, most=most, sharding=rows, shared=shared)
+    return Together(compiled, most, place, int(size))
 
 
-def _placed(trials: list[list[dict[str, np.ndarray]]], *, most: int, sharding: Any) -> Batch:
-    """Stacks N trials' batches of up to K steps, padded with zeros: arrays [K, N, ...]."""
+def _placed(
+    trials: list[list[dict[str, np.ndarray]]], *, most: int, sharding: Any, shared: bool
+) -> Batch:
+    """Stacks the batches of up to K steps, padded with zeros: arrays [K, N, ...] or [K, ...]."""
     placed = {}
     for name, like in trials[0][0].items():
         rows = np.zeros((most, len(trials), *like.shape), like.dtype)
         for i, steps in enumerate(trials):
             for k, batch in enumerate(steps):
                 rows[k, i] = batch[name]
-        placed[name] = jax.device_put(rows, sharding)
+        placed[name] = jax.device_put(rows[:, 0] if shared else rows, sharding)
     return placed
-
-
-def trial(stacked: Tree, i: int) -> Tree:
-    """Returns one trial's part of a stacked tree, on the first device."""
-    device = jax.devices()[0]
-    return jax.tree.map(lambda x: jax.device_put(x[i], device), stacked)
-
-
-def stack(parts: Sequence[Tree], like: Tree) -> Tree:
-    """Puts the trees of single trials together again, placed as `like` is."""
-    return jax.tree.map(lambda old, *x: jax.device_put(jnp.stack(x), old.sharding), like, *parts)

@@ -19,6 +19,7 @@ from aigc_jax.losses.token import (
     label_smoothed,
     z_loss,
 )
+from aigc_jax.models.activations import size, sizes
 
 HYPER = {"z_loss": 0.0}  # weight of log(Z)^2 in the loss
 
@@ -48,7 +49,8 @@ def make(
       optimizer: from `core.optim.make`.
       model: `name` of a module in `models/` and its settings. The module takes `vocab_size` and
         `context`; `check()` raises UserError for sizes that do not fit; `empty_cache` makes what
-        sampling remembers; called and answering as `models.transformer.Transformer`.
+        sampling remembers; `rates()` multiplies learning rates, see `core.optim.Optimizer`;
+        called and answering as `models.transformer.Transformer`.
       label_smoothing: see `losses.token.label_smoothed`.
       vocab_chunk: go through the vocabulary in chunks of this size instead of making all logits;
         see `losses.token.chunked_cross_entropy`. 0: all at once, faster where they fit.
@@ -67,14 +69,15 @@ def make(
     network.check()
     bytes_of_token = np.asarray(facts["token_bytes"], np.float32)
 
-    def predict(params: Any, batch: Batch, **knobs: Any) -> Scores:
-        weights = {"params": params["model"]}
+    def forward(params: Any, batch: Batch, **knobs: Any) -> Any:
         knobs |= {"positions_BT": batch.get("positions"), "segments_BT": batch.get("segments")}
         knobs |= {"prefix_B": batch.get("prefix")}
+        return network.apply({"params": params["model"]}, batch["inputs"], **knobs)
+
+    def predict(params: Any, batch: Batch, **knobs: Any) -> Scores:
         if not vocab_chunk:
-            logits, _ = network.apply(weights, batch["inputs"], **knobs)
-            return cross_entropy(logits, batch["targets"])
-        x_BTC, _ = network.apply(weights, batch["inputs"], method="features", **knobs)
+            return cross_entropy(forward(params, batch, **knobs)[0], batch["targets"])
+        x_BTC, _ = forward(params, batch, method="features", **knobs)
         flat = chunked_cross_entropy(
             x_BTC.reshape(-1, x_BTC.shape[-1]),
             network.head(params["model"]).astype(x_BTC.dtype),
@@ -107,14 +110,34 @@ def make(
         tokens = jnp.zeros((1, facts["context"]), jnp.int32)
         return {"model": network.init(key, tokens)["params"]}, {}
 
-    init, step = supervised(init_variables, loss, optimizer, accumulate=accumulate)
+    def drawn_loss(
+        params: Any, variables: Any, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = forward(params, batch)[0]
+        drawn = jax.random.categorical(key, jax.lax.stop_gradient(logits.astype(jnp.float32)))
+        return (cross_entropy(logits, drawn).loss * batch["mask"]).sum(), batch["mask"].sum()
+
+    if rates := network.rates():
+        optimizer = optimizer.scaled(rates)
+    init, step = supervised(
+        init_variables, loss, optimizer, accumulate=accumulate,
+        drawn_loss=None if vocab_chunk else drawn_loss,
+    )  # fmt: skip
 
     def evaluate(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
         found = predict(weights.params, batch)
         right = (found.best == batch["targets"]) * batch["mask"]
         return {**scores(found.loss, batch), "accuracy": (right.sum(), batch["mask"].sum())}
 
-    return Task(init, step, evaluate, Sampler(network), _finish)
+    def activations(weights: Weights, batch: Batch) -> Metrics:
+        (logits, _), kept = forward(
+            weights.params, batch, capture_intermediates=True, mutable=["intermediates"]
+        )
+        mask_N = batch["mask"].reshape(-1)
+        last = size(logits.reshape(len(mask_N), -1), mask_N)
+        return {**sizes(kept["intermediates"], mask_N), "logits": last}
+
+    return Task(init, step, evaluate, Sampler(network), _finish, {"activations": activations})
 
 
 def _finish(means: dict[str, float]) -> dict[str, float]:

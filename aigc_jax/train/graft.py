@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from aigc_jax.core import tree
+from aigc_jax.core import optimizers, tree
 from aigc_jax.errors import UserError
 
 _LISTED = 12  # names of a kind in a message
@@ -67,21 +67,31 @@ def read_subtree(folder: Path, path: str) -> tree.Tree:
 
 def _read(item: Path, path: str) -> tree.Tree:
     with ocp.StandardCheckpointer() as reader:
-        found = reader.metadata(item).item_metadata.tree
-        part = found
-        for name in path.split("/"):
-            if not isinstance(part, dict) or name not in part:
-                names = ", ".join(part) if isinstance(part, dict) else "nothing below it"
-                raise UserError(f"init_from: no '{name}' of '{path}' in {item}; it has: {names}.")
-            part = part[name]
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        whole = reader.restore(
-            item,
-            jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), found),
-        )
+        part = reader.metadata(item).item_metadata.tree
+    for name in path.split("/"):
+        if not isinstance(part, dict) or name not in part:
+            names = ", ".join(part) if isinstance(part, dict) else "nothing below it"
+            raise UserError(f"init_from: no '{name}' of '{path}' in {item}; it has: {names}.")
+        part = part[name]
+    whole = read_state(item)
     for name in path.split("/"):
         whole = whole[name]
-    return jax.tree.map(np.asarray, whole)
+    return whole
+
+
+def read_state(item: Path) -> tree.Tree:
+    """Reads a saved state as host arrays, nested as it was, without knowing what saved it.
+
+    Args:
+      item: RUN/checkpoints/STEP/state.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    with ocp.StandardCheckpointer() as reader:
+        found = reader.metadata(item.absolute()).item_metadata.tree
+        shapes = jax.tree.map(
+            lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), found
+        )
+        return jax.tree.map(np.asarray, reader.restore(item.absolute(), shapes))
 
 
 def graft(target: tree.Tree, path: str, source: tree.Tree) -> tree.Tree:
@@ -110,4 +120,8 @@ def graft(target: tree.Tree, path: str, source: tree.Tree) -> tree.Tree:
         for name in rest[:i]:
             outer = outer[name]
         new = {**outer, rest[i]: new}
-    return target.replace(**{attribute: new})
+    target = target.replace(**{attribute: new})
+    if attribute == "params":
+        fresh = {side: optimizers.restarted(opt, new) for side, opt in target.opt.items()}
+        target = target.replace(opt=fresh)
+    return target

@@ -8,6 +8,7 @@ mark and acts.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,23 @@ class BadNumbers(UserError):
     """The run met a NaN or a spike and its policy was to stop, or it met too many."""
 
     exit_code = 3
+
+
+def stopping(policy: str, what: str, number: int, found: str, folder: Path) -> BadNumbers:
+    """Returns the error that ends a run, with what to do next.
+
+    Args:
+      policy: the run's, one of `POLICIES`. what: the step and its numbers.
+      number: bad steps in all. found: the first tensor that is not finite, "" where all are.
+      folder: where the batch is.
+    """
+    others = [name for name in POLICIES[1:] if name != policy]
+    return BadNumbers(
+        f"bad numbers at {what} ({number} in all);"
+        f" first not finite: {found or 'nothing, so the loss jumped'}. The batch is in"
+        f" {folder}. Lower hyper.lr, set hyper.clip_norm, or go on with"
+        f" --config.run.on_bad={others[0]} --allow-change=run.on_bad"
+    )
 
 
 class Rollback(Exception):

@@ -14,9 +14,15 @@ from typing import Any, Self
 
 from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError
+from aigc_jax.train.lines import Lines
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 _AXES = ("step", "wall")
+
+
+def warn(line: str) -> None:
+    """Prints a warning for the person who watches."""
+    print(f"aigc: warning: {line}", file=sys.stderr, flush=True)
 
 
 def strict(value: Any) -> Any:
@@ -132,9 +138,7 @@ class MetricsLog:
         self.dropped = rewind(self.path, keep_to, keep_evaluation=keep_evaluation)
         self._board = _open_tensorboard(workdir, keep_to) if tensorboard else None
         self._wandb = _open_wandb(workdir, config, run_name) if wandb else None
-        with storage_errors(self.path):
-            # Unbuffered: a row goes to the system in one call, so kill -9 can't tear it in two.
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (closed in `close`)
+        self._file = Lines(self.path)
         if self._board is not None and keep_to is None:
             self._board.add_text("config", _as_markdown(config), 0)
 
@@ -150,7 +154,7 @@ class MetricsLog:
           StorageError: the disk is full or gone. The file ends with the last whole row.
         """
         row = strict({"step": int(step), "wall": round(float(wall), 3), **values})
-        self._append(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._file.append(json.dumps(row, allow_nan=False).encode() + b"\n")
         numbers = {name: float(row[name]) for name in values}
         if self._board is not None:
             with storage_errors(self.path.parent / "tb"):
@@ -159,18 +163,6 @@ class MetricsLog:
                         self._board.add_scalar(name, number, int(step))
         if self._wandb is not None:
             self._wandb.log({"step": int(step), "wall": float(wall), **numbers})
-
-    def _append(self, line: bytes) -> None:
-        with storage_errors(self.path):
-            start = os.fstat(self._file.fileno()).st_size
-            written = 0
-            try:
-                while written < len(line):
-                    written += self._file.write(line[written:]) or 0
-            except BaseException:
-                if written:  # a full disk takes part of a line: cutting it off needs no room
-                    os.ftruncate(self._file.fileno(), start)
-                raise
 
     def text(self, step: int, name: str, text: str) -> None:
         """Shows a text (a sample) in TensorBoard and W&B; files in samples/ are the evaluator's."""
@@ -201,9 +193,9 @@ class MetricsLog:
         Raises:
           StorageError: the disk is full or gone.
         """
-        with storage_errors(self.path):
-            os.fsync(self._file.fileno())
-            if self._board is not None:
+        self._file.flush()
+        if self._board is not None:
+            with storage_errors(self.path.parent / "tb"):
                 self._board.flush()
 
     def close(self) -> None:
@@ -313,6 +305,11 @@ class Status:
             before = {}
         self._before = before if isinstance(before, dict) else {}
         self._starts = list(self._before.get("starts", []))
+
+    @property
+    def starts(self) -> int:
+        """How often the run was started, this time included."""
+        return len(self._starts)
 
     def start(self, step: int) -> None:
         """Notes a start of the run, from `step` on; the next `write` puts it in the file.

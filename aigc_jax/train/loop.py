@@ -6,7 +6,6 @@ the next steps. So what is saved at s has been evaluated at s, and a resumed run
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +17,15 @@ import numpy as np
 from aigc_jax.core.flops import count_flops
 from aigc_jax.core.task import State, Task, Weights, weights
 from aigc_jax.errors import StorageError
-from aigc_jax.train import guard, peak, program, sharding
+from aigc_jax.train import fingerprint, guard, peak, program, sharding
 from aigc_jax.train.autopsy import dump
 from aigc_jax.train.checkpoint import Checkpoints
-from aigc_jax.train.guard import BadNumbers, Rollback
-from aigc_jax.train.log import MetricsLog, Status
+from aigc_jax.train.guard import Rollback
+from aigc_jax.train.ledger import Ledger
+from aigc_jax.train.log import MetricsLog, warn
 from aigc_jax.train.meter import Meter, shown
 from aigc_jax.train.progress import Progress
+from aigc_jax.train.records import Records
 from aigc_jax.train.settings import Settings
 from aigc_jax.train.signals import Interrupted, Signals
 
@@ -69,6 +70,7 @@ class Loop:
       opened: called once the state is there and the step compiled, before anything is written
         about it: a start that fails earlier leaves the folder as it was.
       command: what to type to go on.
+      told: takes (step, scores) after each evaluation; it may ask `signals` to stop the run there.
     """
 
     def __init__(
@@ -88,23 +90,25 @@ class Loop:
         prepare: Callable[[State], State] = lambda state: state,
         opened: Callable[[], None] = lambda: None,
         command: str = "",
+        told: Callable[[int, dict[str, float]], None] = lambda step, scores: None,
     ) -> None:
         settings.check()
         self.task, self.batch_at, self.evaluators = task, batch_at, evaluators
         self.placement, self.settings, self.workdir = placement, settings, workdir
         self.signals, self.config, self.unit = signals, config, unit
         self.hyper, self.changed_hyper, self.prepare = dict(hyper), changed_hyper, prepare
-        self.opened, self.command = opened, command
+        self.opened, self.command, self.told = opened, command, told
         self._init = guard.guarded_init(task.init)
         self._step = guard.guarded_step(task.step, policy=settings.on_bad, spike=settings.spike)
+        if settings.fingerprint:
+            self._step = fingerprint.stamped(self._step, int(settings.fingerprint))
         self.step = 0
         self.shift = 0  # batches that rollbacks have passed over
         self.bad = 0
         self.evaluated: int | None = None
-        self.last: dict[str, float] = {}
-        self._scores: tuple[int, dict[str, float]] = (0, {})  # of the newest step that has any
         self.meter = Meter()
         self._pending: _Call | None = None
+        self._shapes: Any = None  # of a batch, once something is compiled for it
         self._wall_before, self._born = 0.0, time.perf_counter()
         self._last_save = self._born
 
@@ -133,27 +137,26 @@ class Loop:
         self.shift, self.evaluated = notes["shift"], notes["evaluated"]
         self.bad = max(self.bad, notes["bad"])
         self.meter.sums = {name: list(pair) for name, pair in notes["window"].items()}
-        self.last = {name: float(value) for name, value in notes["last"].items()}
+        self.records.last = {name: float(value) for name, value in notes["last"].items()}
         return float(notes["wall"])
 
-    def _open_log(self) -> None:
-        self.log = MetricsLog(
-            self.workdir,
-            keep_to=self.step if self._restored else None,
-            keep_evaluation=self.evaluated == self.step,
-            tensorboard=self.settings.tensorboard,
-            wandb=self.settings.wandb,
-            config=self.config,
-            run_name=self.workdir.name,
-        )
+    @property
+    def log(self) -> MetricsLog:
+        """Where evaluators show texts and pictures; there is none before the first step."""
+        return self.records.log
+
+    def _open_records(self) -> None:
+        keep_to = self.step if self._restored else None
+        self.records.open(keep_to, self.evaluated == self.step, self.state, self._shapes)
 
     def _compile(self) -> None:
-        shape = program.global_batch(self.batch_at(self.step + self.shift), self.placement)
+        rows = self.batch_at(self.step + self.shift)
+        self._shapes = shape = program.global_batch(rows, self.placement)
         abstract = jax.eval_shape(lambda s: s, self.state)
         self.program = program.build(
             self._step, abstract, shape, self.placement, self.settings.steps_per_call
         )
-        self.flops = count_flops(self._step, abstract, shape)
+        self.flops = count_flops(self.task.step, abstract, shape)
         self.peak = peak.Peak()
 
     # --- the loop ----------------------------------------------------------------------------
@@ -165,15 +168,20 @@ class Loop:
           BadNumbers: see `Settings.on_bad`. StorageError: the disk; the last checkpoint is whole.
         """
         s = self.settings
-        self.status = Status(self.workdir)
+        with Ledger(lambda: self.step, warn) as ledger:
+            self.records = Records(self.workdir, s, self.config, ledger, self.command)
+            return self._run()
+
+    def _run(self) -> Outcome:
+        s = self.settings
         self._write_status("running", "starting")
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best,
-            warn=lambda line: print(f"aigc: warning: {line}", file=sys.stderr, flush=True),
+            warn=warn,
         )  # fmt: skip
         try:
             self._wall_before = self._open()
-            self.status.start(self.step)
+            self.records.start(self.step)
             with Progress(s.steps, self.step, unit="steps") as self.progress:
                 if self.step:
                     self.progress.note(f"resumed {self.workdir} at step {self.step}")
@@ -182,8 +190,10 @@ class Loop:
                     self._compile()
                     self.progress.doing("")
                 self.opened()
-                self._open_log()
+                self._open_records()
                 reason = self._steps()
+                if words := self.records.compiled:
+                    self.progress.note(words)
         except BaseException as error:
             self.checkpoints.close()
             with contextlib.suppress(StorageError):  # the first error is the one to tell
@@ -191,12 +201,10 @@ class Loop:
             raise
         finally:
             self.checkpoints.close()
-            if hasattr(self, "log"):
-                with contextlib.suppress(StorageError):  # every save has flushed it
-                    self.log.close()
+            self.records.close()
         kind = "stopped" if reason else "finished"
         self._write_status(kind, reason)
-        return Outcome(kind, reason, self.state, self.last)
+        return Outcome(kind, reason, self.state, self.records.last)
 
     def _steps(self) -> str:
         """Runs until the end (returns "") or a signal (returns its name)."""
@@ -254,6 +262,8 @@ class Loop:
         with self.meter.timed("wait"):
             metrics = jax.device_get(call.metrics)
         self.meter.done(call.n)
+        if fingerprint.METRIC in metrics:
+            self.records.prints(call.first, metrics.pop(fingerprint.METRIC)[: call.n])
         for i in range(call.n):
             values = {name: (float(a[i]), float(b[i])) for name, (a, b) in metrics.items()}
             if values["bad"][0]:
@@ -311,15 +321,14 @@ class Loop:
             words = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
             self.progress.note(f"step {self.step}  {words}")
         self.evaluated = self.step
+        self.told(self.step, row)
 
     def _write(self, step: int, row: dict[str, float]) -> None:
-        self.log.write(step, row, self.wall)
-        self.last.update(row)
-        self._scores = (step, {**(self._scores[1] if self._scores[0] == step else {}), **row})
+        self.records.write(step, row, self.wall)
 
     def _save(self) -> None:
         self._drain()
-        self.log.flush()
+        self.records.flush()
         notes = {
             "shift": self.shift,
             "bad": self.bad,
@@ -327,20 +336,17 @@ class Loop:
             "wall": self.wall,
             # A copy: the notes are written in the background, while the next steps are added.
             "window": {name: list(pair) for name, pair in self.meter.sums.items()},
-            "last": {name: repr(float(value)) for name, value in self.last.items()},
+            "last": {name: repr(float(value)) for name, value in self.records.last.items()},
         }
-        # An older score says nothing of these weights.
-        scores = self._scores[1] if self._scores[0] == self.step else {}
-        self.checkpoints.save(self.state, notes, scores)
+        self.checkpoints.save(self.state, notes, self.records.scores(self.step))
         self._last_save = time.perf_counter()
         self.meter.start()
 
     def _write_status(self, state: str, reason: str) -> None:
         eta = self.progress.eta if hasattr(self, "progress") else None
-        self.status.write(
-            state, reason=reason, step=self.step, steps=self.settings.steps, wall=self.wall,
-            eta_s=eta, last=self.last, next="" if state == "finished" else self.command,
-        )  # fmt: skip
+        self.records.status(
+            state, reason, step=self.step, steps=self.settings.steps, wall=self.wall, eta_s=eta
+        )
 
     # --- bad numbers -------------------------------------------------------------------------
 
@@ -363,13 +369,7 @@ class Loop:
             self.workdir, step, metrics, batch, index, state=state, step_fn=self.task.step
         )
         if policy != "rollback" or self.bad > self.settings.max_bad:
-            others = [name for name in guard.POLICIES[1:] if name != policy]
-            raise BadNumbers(
-                f"bad numbers at {what} ({self.bad} in all);"
-                f" first not finite: {found or 'nothing, so the loss jumped'}. The batch is in"
-                f" {folder}. Lower hyper.lr, set hyper.clip_norm, or go on with"
-                f" --config.run.on_bad={others[0]} --allow-change=run.on_bad"
-            )
+            raise guard.stopping(policy, what, self.bad, found, folder)
         raise Rollback(step, what)
 
     def _roll_back(self, bad: Rollback) -> None:
@@ -377,8 +377,7 @@ class Loop:
         shift = self.shift
         self._open()
         self.shift = shift + bad.step - self.step + 1
-        self.log.close()
-        self._open_log()
+        self._open_records()
         self.progress.note(f"bad numbers at {bad.what}; back to step {self.step}")
         self.meter.start()
 

@@ -1,5 +1,6 @@
 """What a device can do at best: published for accelerators, measured for CPUs."""
 
+import functools
 import time
 from typing import Any
 
@@ -38,10 +39,8 @@ class Peak:
         self._product: Any = None
         if device.platform == "cpu":
             self.source = "measured float32 matrix product"
-            x = jnp.ones((_SIZE, _SIZE), jnp.float32)
-            compiled = jax.jit(lambda a: a @ a).lower(x).compile()
-            self._product = lambda: compiled(x).block_until_ready()
-            for _ in range(4):
+            self._product, best = _measured(_SIZE)
+            for _ in range(1 if best else 4):  # an earlier run of this process has found most
                 self.measure()
             return
         for name, peak in PUBLISHED.items():
@@ -58,4 +57,14 @@ class Peak:
             start = time.perf_counter()
             self._product()
             speed = 2 * _SIZE**3 / (time.perf_counter() - start)
-            self.value = max(speed, self.value or 0.0)
+            best = _measured(_SIZE)[1]
+            best[:] = [max(speed, *best)] if best else [speed]
+            self.value = best[0]
+
+
+@functools.cache
+def _measured(size: int) -> tuple[Any, list[float]]:
+    """The product of two matrices, compiled, and the best speed so far where there is one."""
+    x = jnp.ones((size, size), jnp.float32)
+    compiled = jax.jit(lambda a: a @ a).lower(x).compile()
+    return (lambda: compiled(x).block_until_ready()), []

@@ -1,6 +1,7 @@
 """The compiled program of the loop: several steps per dispatch, the state donated."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from aigc_jax.core.task import Batch, Metrics, State
 from aigc_jax.errors import UserError
+from aigc_jax.train.reuse import canonical
 from aigc_jax.train.sharding import Placement, put
 
 _MOST_STEPS = 64
 _MOST_BYTES = 32 << 20  # of stacked batches, waiting on the devices
+_MOST_PROGRAMS = 4  # that are kept for the runs to come in this process
 
 
 class Program(NamedTuple):
@@ -66,11 +69,36 @@ def build(
 ) -> Program:
     """Compiles the program before anything is run.
 
+    A run after another in one process that differs only in numbers (`State.hyper`, the key) gets
+    the program of the first.
+
     Args:
       step: a task's step, guarded.
       abstract_state: shapes and dtypes. abstract_batch: those of one GLOBAL batch.
       placement: where both live. steps_per_call: 0 chooses.
     """
+    step = canonical(step)
+    leaves, shape = jax.tree.flatten((abstract_state, dict(abstract_batch)))
+    kinds = tuple((x.shape, str(x.dtype)) for x in leaves)
+    key = (step, shape, kinds, placement, steps_per_call)
+    if key not in _programs:
+        _programs[key] = _compiled(step, abstract_state, abstract_batch, placement, steps_per_call)
+        if len(_programs) > _MOST_PROGRAMS:
+            _programs.popitem(last=False)
+    _programs.move_to_end(key)
+    return _programs[key]
+
+
+_programs: OrderedDict[Any, Program] = OrderedDict()
+
+
+def _compiled(
+    step: Callable[[State, Batch], tuple[State, Metrics]],
+    abstract_state: State,
+    abstract_batch: Mapping[str, Any],
+    placement: Placement,
+    steps_per_call: int,
+) -> Program:
     most = capacity(steps_per_call, abstract_batch)
     shapes = jax.eval_shape(step, abstract_state, abstract_batch)[1]
 

@@ -23,6 +23,8 @@ class Settings(NamedTuple):
         checkpoint and go on with the data after it. max_bad: after this many, stop.
       spike: a loss this many standard deviations above its running mean is bad; 0 never.
       tensorboard, wandb: also write there.
+      fingerprint: true, or an interval in steps: write down a hash of the batch, the key and every
+        parameter that go into a step (`aigc bisect` compares two runs by them).
     """
 
     steps: int = 2000
@@ -41,6 +43,7 @@ class Settings(NamedTuple):
     spike: float = 0.0
     tensorboard: bool = True
     wandb: bool = False
+    fingerprint: bool | int = False
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
@@ -53,7 +56,7 @@ class Settings(NamedTuple):
             if getattr(self, name) < 1:
                 raise UserError(f"run.{name}={getattr(self, name)}: expected 1 or more.")
         for name in ("seed", "steps_per_call", "log_every", "eval_every", "save_every",
-                     "save_minutes", "max_bad", "spike"):  # fmt: skip
+                     "save_minutes", "max_bad", "spike", "fingerprint"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"run.{name}={getattr(self, name)}: expected 0 or more.")
 

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.core import tree
 from aigc_jax.errors import UserError
+from aigc_jax.train.reuse import canonical
 
 Tree = Any
 
@@ -140,6 +141,7 @@ def create(placement: Placement, init: Callable[..., Tree], *args: Any) -> Tree:
 
     Nothing is ever whole on one device that the rules split.
     """
+    init = canonical(init)
     sharding = placement.state(jax.eval_shape(init, *args))
     return jax.jit(init, out_shardings=sharding)(*args)
 

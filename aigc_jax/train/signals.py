@@ -26,7 +26,7 @@ class Signals:
     looking at Python, so a signal that comes then is seen right after.
 
     Attributes:
-      asked: the name of the signal that came, or None.
+      asked: the name of the signal that came, or what `ask` was given; None while there is none.
       saves: whether a first signal waits for a saved stop. While it is False (data is prepared,
         nothing runs yet), a signal raises `Early` at once.
     """
@@ -57,6 +57,10 @@ class Signals:
         if not self.saves:
             raise Early(name)
         os.write(2, f"\naigc: {name}: saving, then stopping (again to stop at once).\n".encode())
+
+    def ask(self, reason: str) -> None:
+        """Asks for a saved stop, as a first signal does; of two requests the first counts."""
+        self.asked = self.asked or reason
 
     def raise_if_asked(self) -> None:
         """Raises Interrupted when a signal has come."""

@@ -1,0 +1,279 @@
+"""The record of a study's results: everything that a reader needs to judge them or to make them
+again, and no path of the machine that made them.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_jax.core import config
+from aigc_jax.errors import UserError
+from aigc_jax.sweep.study import Scale, Study
+from aigc_jax.sweep.verdicts import FINISHED, NOT_RUN, Result, Trial
+from aigc_jax.train.log import strict
+
+FORMAT = 1
+CURVE = "train/loss"
+_ROWS = 10  # of the curve's beginning that `aigc verify` makes again, at most
+_SHARE = 0.2  # of the run's steps that they may take
+_PLACEHOLDERS = ("FOLDER", "PATH")  # beside the names of files in capitals
+
+
+def hidden(value: str) -> str:
+    """Returns a setting's text without the machine's own: a path becomes INPUT.TXT or FOLDER.
+
+    What names no place on a disk ("tiny_shakespeare", "runs/sft") stays.
+    """
+    path = Path(value).expanduser()
+    away = path.is_absolute() or value.startswith("..")
+    if not away and not (path.exists() and len(path.parts) > 1):
+        return value
+    return "FOLDER" if path.is_dir() or not path.suffix else path.name.upper()
+
+
+def hidden_word(word: str) -> str:
+    """The same for an override as typed, "--config.data.path=/home/me/input.txt"."""
+    head, mark, value = word.partition("=")
+    return f"{head}={hidden(value)}" if mark else word
+
+
+def plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config as JSON holds it, without paths of the machine and without the seed."""
+
+    def walked(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): walked(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [walked(item) for item in value]
+        return hidden(value) if isinstance(value, str) and "/" in value else value
+
+    found = walked(json.loads(config.to_json(cfg)))
+    found["run"].pop("seed", None)
+    return dict(found)
+
+
+def digest(cfg: Mapping[str, Any]) -> str:
+    """The sha256 of `plain`: equal for runs that differ in seed and place alone."""
+    return hashlib.sha256(json.dumps(plain(cfg), sort_keys=True).encode()).hexdigest()
+
+
+def of_scale(
+    study: Study,
+    scale: Scale,
+    trials: Sequence[Trial],
+    results: Sequence[Result],
+    *,
+    command: str,
+    wall: float,
+    quantities: Mapping[str, Any],
+    claims: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Makes the record of one scale, JSON-ready.
+
+    Args:
+      command: what makes it again. wall: seconds over all starts. quantities: of the analysis.
+      claims: with their verdicts.
+    """
+    ran = [trial for trial in trials if trial.state == FINISHED and trial.run is not None]
+    rows = {row.name: row for row in study.rows}
+    first = next((trial.run for trial in ran if trial.run is not None), None)
+    return {
+        "command": command,
+        "cost": scale.cost,
+        "judged": scale.judged,
+        "wall_seconds": round(wall, 1),
+        "rows": [_result(result, rows[result.row], study) for result in results],
+        "quantities": {
+            name: {"value": q.value, "low": q.low, "high": q.high, "unit": q.unit,
+                   "by_seed": {str(seed): v for seed, v in q.by_seed.items()}}
+            for name, q in quantities.items()
+        },
+        "claims": list(claims),
+        "trials": [_trial(trial) for trial in trials if trial.state != "unfinished"],
+        "floors": _floors(study, ran),
+        "protocols": first.protocols if first else {},
+        "environment": _environment(first.env) if first else {},
+        "bands": bands(results, ran, study),
+    }  # fmt: skip
+
+
+def _result(result: Result, row: Any, study: Study) -> dict[str, Any]:
+    tolerance = study.metrics[result.metric].tolerance if row.tolerance is None else row.tolerance
+    return {
+        "row": result.row,
+        "point": dict(result.point),
+        "metric": result.metric,
+        "published": result.published,
+        "tolerance": tolerance,
+        "conditions": row.conditions,
+        "mean": result.mean,
+        "interval_95": [result.low, result.high],
+        "values": {str(seed): value for seed, value in result.values.items()},
+        "diverged": result.diverged,
+        "chosen": result.chosen,
+        "verdict": result.verdict,
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    assert trial.run is not None
+    git = trial.run.env.get("git") or {}
+    return {
+        "row": trial.row,
+        "point": dict(trial.point),
+        "seed": trial.seed,
+        "id": trial.id,
+        "state": trial.state,
+        "scores": dict(trial.scores),
+        "wall_seconds": trial.run.wall,
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "config_sha256": digest(trial.run.config) if trial.run.config else None,
+        "data_sha256": trial.run.fingerprint,
+    }
+
+
+def _floors(study: Study, ran: Sequence[Trial]) -> dict[str, Any]:
+    """What trivial models and the data itself get: as stated, and as the runs have measured."""
+    found: dict[str, Any] = {
+        name: {"stated_floors": dict(metric.floors), "stated_ceilings": dict(metric.ceilings)}
+        for name, metric in study.metrics.items()
+    }
+    for trial in ran:
+        for name, levels in trial.run.floors.items() if trial.run else ():
+            if name in found and "measured" not in found[name]:
+                found[name]["measured"] = levels
+    return found
+
+
+def _environment(env: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("aigc_jax", "python", "packages", "platform", "cpu", "cores", "devices")
+    return {name: env[name] for name in wanted if name in env}
+
+
+# --- the band of the first steps --------------------------------------------------------------
+
+
+def bands(results: Sequence[Result], ran: Sequence[Trial], study: Study) -> dict[str, Any]:
+    """For each row, how its training loss begins: what `aigc verify` compares with.
+
+    Of the point that a row reports (of a swept row, the first). The band at a step goes from the
+    lowest to the highest seed, and three standard deviations beyond; of a single seed, 5 % beyond.
+    """
+    found: dict[str, Any] = {}
+    for result in results:
+        if result.metric != study.metric.name or not result.chosen or result.row in found:
+            continue
+        own = [t for t in ran if t.row == result.row and t.point == result.point]
+        curves = [_beginning(trial.run) for trial in own]
+        if own and curves[0]:
+            run = own[0].run
+            assert run is not None
+            steps = [s for s in curves[0] if all(s in curve for curve in curves)]
+            columns = [[curve[step] for curve in curves] for step in steps]
+            found[result.row] = {
+                "point": dict(result.point),
+                "seed": own[0].seed,
+                "seeds": len(own),
+                "metric": CURVE,
+                "steps": steps,
+                "curve": [column[0] for column in columns],
+                "low": [min(column) - _beyond(column) for column in columns],
+                "high": [max(column) + _beyond(column) for column in columns],
+                "config": plain(run.config),
+                "data_sha256": run.fingerprint,
+            }
+    return found
+
+
+def _beginning(run: Any) -> dict[int, float]:
+    steps, values = run.series(CURVE)
+    pairs = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+    last = _SHARE * (run.steps or 0)
+    short = [pair for pair in pairs if pair[0] <= last]
+    return dict((short or pairs[:1])[:_ROWS])
+
+
+def _beyond(values: Sequence[float]) -> float:
+    if len(values) == 1:
+        return 0.05 * abs(values[0])
+    mean = sum(values) / len(values)
+    return 3 * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def changed(before: Mapping[str, Any], cfg: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Returns in what a config differs from the one of a band: (path, then, now).
+
+    Settings that the code has gained since count at their defaults; places on a disk don't count.
+    """
+    old = config.from_json(json.dumps({**before, "run": {**before["run"], "seed": 0}}))
+    now = plain(cfg)
+    now["run"]["seed"] = 0
+    found = config.diff(config.fill(old, "the record"), config.fill(config.from_json(
+        json.dumps(now)), "the recipe"))  # fmt: skip
+    return [
+        (path, then, here)
+        for path, then, here in found
+        if not (_placeholder(then) or _placeholder(here))
+    ]
+
+
+def _placeholder(value: Any) -> bool:
+    return isinstance(value, str) and (value in _PLACEHOLDERS or (value.isupper() and "." in value))
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a record.json of ours; {"format", "scales": {}} where there is none.
+
+    One of another form, made before there were studies, stays under "earlier".
+
+    Raises:
+      UserError: it holds no JSON.
+    """
+    empty: dict[str, Any] = {"format": FORMAT, "scales": {}}
+    if not path.is_file():
+        return empty
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} holds no valid JSON ({error}); was it edited?") from None
+    if isinstance(found, dict) and found.get("format") == FORMAT and "scales" in found:
+        return found
+    return {**empty, "earlier": found}
+
+
+def merged(before: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """Returns a scale's record with the rows of an earlier one that are not run here.
+
+    What has once been run stays in, until the same row is run again.
+    """
+    if not before:
+        return fresh
+    ran = {trial["row"] for trial in fresh["trials"]}
+    kept = [trial for trial in before["trials"] if trial["row"] not in ran]
+    names = {trial["row"] for trial in kept}
+    rows = [r for r in fresh["rows"] if r["row"] not in names]
+    rows += [r for r in before["rows"] if r["row"] in names]
+    bands_ = {**{n: b for n, b in before["bands"].items() if n in names}, **fresh["bands"]}
+    quantities = {**before["quantities"], **fresh["quantities"]}
+    said = {claim["says"]: claim for claim in before["claims"] if claim["verdict"] != NOT_RUN}
+    claims = [
+        said.get(claim["says"], claim) if claim["verdict"] == NOT_RUN else claim
+        for claim in fresh["claims"]
+    ]
+    whole = {**fresh, "quantities": quantities, "claims": claims, "rows": rows,
+             "trials": [*kept, *fresh["trials"]], "bands": bands_}  # fmt: skip
+    if not fresh["trials"]:
+        whole |= {name: before[name] for name in ("environment", "protocols", "floors")}
+    return whole
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """The file's text."""
+    return json.dumps(strict(record), indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,255 @@
+"""Trials as one program: equal to runs alone, masked where they fail, halved, split by memory."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import process
+import pytest
+import tiny
+import toy
+
+from aigc_jax.cli import together, train
+from aigc_jax.core import config
+from aigc_jax.errors import UserError
+from aigc_jax.sweep import memory, plans, vectorised
+from aigc_jax.sweep.halving import Halving
+from aigc_jax.sweep.plans import Planned
+from aigc_jax.train.signals import Signals
+
+RECIPE = "configs/lm/shakespeare_char.py"
+LRS = (1e-3, 3e-3, 1e-2, 3e-2)
+
+
+def plan(root: Path, points: list[dict[str, Any]], *changes: str) -> list[Planned]:
+    words = [
+        "--config.run.steps=8", "--config.run.eval_every=2", "--config.run.save_every=4",
+        "--config.run.log_every=2", "--config.run.tensorboard=False",
+        "--config.run.steps_per_call=2",
+    ]  # fmt: skip
+    return plans.plan(RECIPE, tiny.words(RECIPE, *words, *changes), points, root)
+
+
+def alone(trial: Planned, folder: Path) -> list[dict[str, Any]]:
+    cfg = config.load(trial.recipe, trial.overrides)
+    with Signals(saves=False) as signals:
+        train.one(cfg, folder, signals=signals)
+    return toy.rows(folder)
+
+
+def losses(rows: list[dict[str, Any]], name: str = "train/loss") -> list[float]:
+    return [row[name] for row in rows if name in row]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one seed", "two seeds"])
+def test_a_sweep_of_learning_rates_equals_the_runs_alone(
+    seeds: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[bool] = []
+    build = vectorised.build
+
+    def seen(*args: Any, shared: bool) -> Any:
+        built.append(shared)
+        return build(*args, shared=shared)
+
+    monkeypatch.setattr(vectorised, "build", seen)
+    points = [{"hyper.lr": lr, "run.seed": seed} for lr in LRS[:2] for seed in seeds]
+    planned = plan(tmp_path / "sweep", points)
+    assert together.run(planned, tmp_path / "sweep") == 0
+    assert built == [len(seeds) == 1]  # one program; one batch for all where all see the same
+    ends = []
+    for trial in (planned[0], planned[-1]):
+        mine = toy.rows(trial.workdir)
+        theirs = alone(trial, tmp_path / trial.id)
+        for name in ("train/loss", "validation/loss", "train/grad_norm"):
+            a, b = losses(mine, name), losses(theirs, name)
+            assert len(a) == len(b) > 0
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+        ends.append(losses(mine, "validation/loss")[-1])
+        assert toy.status(trial.workdir)["state"] == "finished"
+    assert ends[0] != ends[1]
+    # Again: nothing is left to do.
+    built.clear()
+    assert together.run(planned, tmp_path / "sweep") == 0
+    assert not built
+
+
+def test_a_trial_that_goes_bad_is_masked_and_the_others_do_not_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [{"hyper.lr": lr} for lr in (*LRS[:3], math.inf)]
+    planned = plan(tmp_path, points)
+    assert together.run(planned, tmp_path) == together.FAILED
+    *good, bad = planned
+    assert toy.status(bad.workdir)["state"] == "failed"
+    assert "bad numbers at step" in toy.status(bad.workdir)["reason"]
+    assert "3 finished, 1 failed" in capsys.readouterr().out
+    for trial in good:
+        assert toy.status(trial.workdir)["state"] == "finished"
+    np.testing.assert_allclose(
+        losses(toy.rows(good[1].workdir)), losses(alone(good[1], tmp_path / "one")), rtol=1e-4
+    )
+
+
+def test_most_trials_bad_and_the_rest_get_a_program_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan(tmp_path, [{"hyper.lr": lr} for lr in (LRS[0], math.inf, 1e38, 3e38)])
+    assert together.run(planned, tmp_path) == together.FAILED
+    assert "1 trials go on in a program of their own" in capsys.readouterr().out
+    assert toy.status(planned[0].workdir)["step"] == 8
+    np.testing.assert_allclose(
+        losses(toy.rows(planned[0].workdir)), losses(alone(planned[0], tmp_path / "one")), rtol=1e-4
+    )
+
+
+def test_halving_drops_the_losers_and_repacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halving = Halving("validation/loss", factor=2, rungs=2)
+    planned = plan(tmp_path / "s", [{"hyper.lr": lr} for lr in LRS])
+    assert together.run(planned, tmp_path / "s", halving=halving) == 0
+    said = [toy.status(trial.workdir) for trial in planned]
+    assert sorted(s["step"] for s in said) == [2, 2, 4, 8]
+    out = capsys.readouterr().out
+    assert "3 pruned" in out and "1 finished" in out
+    at = {
+        step: [next((r["validation/loss"] for r in toy.rows(t.workdir)
+                     if r["step"] == step and "validation/loss" in r), math.nan) for t in planned]
+        for step in (2, 4)
+    }  # fmt: skip
+    # Those that went on are those that were best.
+    assert {i for i, s in enumerate(said) if s["step"] > 2} == set(np.argsort(at[2])[:2])
+    winner = next(i for i, s in enumerate(said) if s["step"] == 8)
+    assert winner == int(np.nanargmin(at[4]))
+    np.testing.assert_allclose(
+        losses(toy.rows(planned[winner].workdir)),
+        losses(alone(planned[winner], tmp_path / "one")), rtol=1e-4,
+    )  # fmt: skip
+    # A pruned trial can still be trained to its end, alone.
+    loser = next(i for i, s in enumerate(said) if s["step"] == 2)
+    assert said[loser]["reason"] == "pruned" and str(planned[loser].workdir) in said[loser]["next"]
+    assert alone(planned[loser], planned[loser].workdir)[-1]["step"] == 8
+
+
+class Cut(BaseException):
+    """Stands for a kill."""
+
+
+def test_halving_goes_on_where_it_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halving = Halving("validation/loss", factor=2, rungs=1)
+    points = [{"hyper.lr": lr} for lr in LRS]
+    whole = plan(tmp_path / "whole", points)
+    assert together.run(whole, tmp_path / "whole", halving=halving) == 0
+    cut = plan(tmp_path / "cut", points)
+    placed, calls = vectorised._placed, []
+
+    def counted(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # after the rung at step 4, before step 8
+            raise Cut
+        return placed(*args, **more)
+
+    monkeypatch.setattr(vectorised, "_placed", counted)
+    with pytest.raises(Cut):
+        together.run(cut, tmp_path / "cut", halving=halving)
+    assert sum(toy.status(t.workdir).get("reason") == "pruned" for t in cut) == 2
+    assert together.run(cut, tmp_path / "cut", halving=halving) == 0
+    for one, other in zip(whole, cut, strict=True):
+        a, b = toy.status(one.workdir), toy.status(other.workdir)
+        assert (a["state"], a["reason"], a["step"]) == (b["state"], b["reason"], b["step"])
+        np.testing.assert_allclose(
+            losses(toy.rows(one.workdir)), losses(toy.rows(other.workdir)), rtol=1e-5
+        )
+
+
+def test_rungs_and_survivors() -> None:
+    halving = Halving("loss", factor=3, rungs=2)
+    assert halving.steps(900, 100) == [100, 300]
+    assert halving.steps(1000, 100) == [200, 400]
+    assert halving.steps(1000, 400) == [400]
+    assert [halving.left(9, rung) for rung in (0, 1)] == [3, 1]
+    assert halving.left(2, 0) == 1
+    assert halving.best([3.0, math.nan, 1.0, -math.inf], 2) == [2, 3]
+    assert halving._replace(direction="maximize").best([3.0, math.nan, 1.0, -math.inf], 2) == [0, 2]
+    for every in (0, 900, 1000):
+        with pytest.raises(UserError, match=r"set it to 100"):
+            halving.steps(900, every)
+
+
+def test_trials_that_do_not_fit_together_run_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    build = vectorised.build
+
+    def seen(step: Any, state: Any, *args: Any, **more: Any) -> Any:
+        made = build(step, state, *args, **more)
+        sizes.append((jax.tree.leaves(state)[0].shape[0], made.size))
+        return made
+
+    monkeypatch.setattr(vectorised, "build", seen)
+    planned = plan(tmp_path / "a", [{"hyper.lr": lr} for lr in LRS])
+    assert together.run(planned, tmp_path / "a") == 0
+    ((number, size),) = sizes
+    assert number == 4
+    monkeypatch.setattr(memory, "room", lambda: size - 1)
+    sizes.clear()
+    parts = plan(tmp_path / "b", [{"hyper.lr": lr} for lr in LRS])
+    assert together.run(parts, tmp_path / "b") == 0
+    assert [number for number, _ in sizes] == [4, 2, 2]
+    assert "half of them at once" in capsys.readouterr().out
+    for one, other in zip(planned, parts, strict=True):
+        np.testing.assert_allclose(
+            losses(toy.rows(one.workdir)), losses(toy.rows(other.workdir)), rtol=1e-4
+        )
+
+
+def test_there_is_room() -> None:
+    assert memory.room() > 1 << 26
+
+
+def test_trials_of_other_shapes_are_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    build = vectorised.build
+
+    def seen(step: Any, state: Any, *args: Any, **more: Any) -> Any:
+        numbers.append(jax.tree.leaves(state)[0].shape[0])
+        return build(step, state, *args, **more)
+
+    monkeypatch.setattr(vectorised, "build", seen)
+    points = [{"hyper.lr": lr, "task.model.width": width} for width in (16, 32) for lr in LRS[:2]]
+    assert together.run(plan(tmp_path, points), tmp_path) == 0
+    assert numbers == [2, 2]
+
+
+def test_weights_of_another_run_begin_each_trial(tmp_path: Path) -> None:
+    (first,) = plan(tmp_path, [{"hyper.lr": 1e-2}])
+    alone(first, tmp_path / "first")
+    start = "--config.init_from=" + json.dumps(
+        {"params/model": f"{tmp_path / 'first'}/params/model"}
+    )
+    planned = plan(tmp_path / "s", [{"hyper.lr": lr} for lr in LRS[:2]], start)
+    assert together.run(planned, tmp_path / "s") == 0
+    begun = losses(toy.rows(planned[0].workdir), "validation/loss")[0]
+    assert begun == pytest.approx(losses(toy.rows(tmp_path / "first"), "validation/loss")[-1])
+
+
+def test_trials_spread_over_devices_are_the_same_trials(tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
+    typed = ["sweep", RECIPE, "--seeds=2", *tiny.words(RECIPE, "--config.run.steps=4")]
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, XLA_FLAGS=flags)
+    assert spread.code == 0, spread.err
+    one = process.aigc(*typed, "--workdir=one", folder=tmp_path)
+    assert one.code == 0, one.err
+    for seed in ("seed=0", "seed=1"):
+        a, b = (toy.trial(tmp_path / name, seed) for name in ("spread", "one"))
+        devices = [json.loads((run / "env.json").read_text())["devices"] for run in (a, b)]
+        assert devices[0] != devices[1]
+        np.testing.assert_allclose(losses(toy.rows(a)), losses(toy.rows(b)), rtol=1e-4)
