@@ -256,7 +256,7 @@ def test_another_seed_is_told_by_the_key(base: Run, tmp_path: Path) -> None:
     assert (found.step, found.tensor) == (0, "key")
     assert found.config == {"run.seed": [0, 3]}
     assert "The key differed first" in "\n".join(found.lines)
-    assert "the parameters and the averages are other too" in "\n".join(found.lines)
+    assert "Other at the same step: the parameters and the averages." in "\n".join(found.lines)
 
 
 def test_another_learning_rate_is_told_by_its_name(base: Run, tmp_path: Path) -> None:

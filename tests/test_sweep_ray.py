@@ -165,9 +165,9 @@ def test_pruners_and_signals(there: Path) -> None:
     assert exploit.hyper(donor.workdir)["lr"] == 0.02
     rows = [json.loads(s) for s in (taker.workdir / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 12
-    # The compiled step read the new rate: at step 9 the schedule is below its peak.
-    rate = next(row["train/lr"] for row in rows if row["step"] == 9)
-    assert 0.3 * taken["new"]["lr"] < rate < taken["new"]["lr"]
+    # The compiled step read the new rate: the schedule is below its peak at the end.
+    rate = next(row["train/lr"] for row in rows if row["step"] == 12 and "train/lr" in row)
+    assert 0.1 * taken["new"]["lr"] < rate < taken["new"]["lr"]
 
 
 # --- without a Ray -------------------------------------------------------------------------------

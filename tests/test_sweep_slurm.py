@@ -17,7 +17,7 @@ import pytest
 import slurm_worker
 
 from aigc_jax.errors import UserError
-from aigc_jax.sweep import folder, local, slurm
+from aigc_jax.sweep import folder, local, slurm, trials
 from aigc_jax.sweep.plans import plan
 
 TESTS = Path(__file__).resolve().parent
@@ -121,7 +121,7 @@ def test_a_preempted_job_saves_and_comes_back_into_the_queue(root: Path) -> None
     starts = sorted(file.read_text().split() for file in root.glob("*/starts"))
     assert starts in ([["0"], ["0", "10"]], [["0"], ["0", "11"]]), "it goes on where it was saved"
     log = next((root / "slurm").glob("*.out")).read_text()
-    assert "Requeued job" in log
+    assert "SIGTERM: saving" in log and "Requeued job" in log
     # Nothing is left to do, and the same command says so at once.
     assert run(root, "cluster=local", "poll=1")[0] == 0
 
@@ -146,6 +146,25 @@ def test_the_jobs_outlive_the_driver_and_a_killed_one_is_begun_again(root: Path)
     code, said = run(root, "cluster=local", "poll=1")
     assert code == 0 and "submitted 1 jobs" in said, said
     assert ["0", "10"] in [file.read_text().split() for file in root.glob("*/starts")]
+
+
+def test_trials_of_dead_workers_on_other_machines_are_begun_again(root: Path) -> None:
+    def held_by(worker: str) -> None:
+        study = trials.study_of(root, wal=False, beats=False)
+        study.ask().set_user_attr("worker", worker)
+
+    def states() -> list[str]:
+        return [t.state.name for t in trials.latest(trials.study_of(root, wal=False)).values()]
+
+    held_by("node7:12")
+    held_by("node8:12")
+    assert states() == ["RUNNING", "RUNNING"]
+    slurm.revive(root, ["node8:13"])
+    assert states() == ["RUNNING", "RUNNING"], "that one holds none"
+    slurm.revive(root, ["node8:12"])
+    assert states() == ["RUNNING", "WAITING"]
+    slurm.revive(root)
+    assert states() == ["WAITING", "WAITING"]
 
 
 def test_the_script_says_what_was_asked_for(root: Path, cluster: Path) -> None:

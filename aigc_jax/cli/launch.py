@@ -10,6 +10,12 @@ from aigc_jax.errors import UserError, nearest
 from aigc_jax.sweep.plans import Planned
 
 ENGINES = ("local", "vectorised", "ray", "slurm")
+PRUNERS = {
+    "local": ("none", "median", "hyperband", "asha"),
+    "vectorised": ("none", "halving"),
+    "ray": ("none", "hyperband", "asha", "pbt"),
+    "slurm": ("none", "median", "hyperband", "asha"),
+}
 FAILED = 3  # some trials failed, the others are done
 # What an engine needs that the core doesn't bring: the extra's name, and its packages.
 EXTRAS = {
@@ -39,7 +45,8 @@ def launch(
       engine: "local", processes on this machine; "vectorised", one program; "ray" or "slurm".
       workers: processes, of the engines that have any.
       metric: what a trial is judged by; direction: "minimize" or "maximize".
-      pruner: "none", "median", "hyperband" or "asha". options: of the job, for SLURM.
+      pruner: "none", "median", "hyperband" or "asha"; Ray has no "median" and has "pbt", one
+        program has "halving" alone. options: of the job, for SLURM.
 
     Returns:
       0, all are finished; 3, some failed; 75, stopped by a signal: the same call goes on.
@@ -49,6 +56,7 @@ def launch(
       StorageError: the disk; nothing saved is lost.
     """
     check_engine(engine)
+    check_pruner(engine, pruner)
     from aigc_jax.sweep import folder
 
     if not planned:
@@ -57,8 +65,10 @@ def launch(
     try:
         if engine == "vectorised":
             from aigc_jax.cli import together
+            from aigc_jax.sweep.halving import Halving
 
-            return together.run(planned, root)
+            halving = Halving(metric, direction) if pruner == "halving" else None
+            return together.run(planned, root, halving=halving)
         if engine == "ray":
             from aigc_jax.sweep import ray
 
@@ -133,6 +143,17 @@ def write_results(root: Path, metric: str) -> None:
     except UserError as error:
         if error.__context__ is None:  # else what stopped the sweep is the thing to tell
             print(f"aigc: warning: no table of results: {error}", file=sys.stderr)
+
+
+def check_pruner(engine: str, pruner: str) -> None:
+    """Raises UserError for a pruner that the engine doesn't have."""
+    names = PRUNERS[engine]
+    if pruner not in names:
+        owners = [other for other in ENGINES if pruner in PRUNERS[other]]
+        hint = f" {' and '.join(owners)} have it." if owners else nearest(pruner, names)
+        raise UserError(
+            f"--pruner={pruner}: expected {', '.join(names)} with --engine={engine}.{hint}"
+        )
 
 
 def check_engine(engine: str) -> None:

@@ -18,7 +18,6 @@ from aigc_jax.sweep.space import Choice, Point, Space
 MANY = 10_000  # trials of a list that are asked about before they are planned
 SEARCHED = 50  # trials of a search
 SAMPLERS = ("tpe", "cmaes", "qmc", "grid", "random")
-PRUNERS = ("none", "median", "hyperband", "asha")
 
 
 def add(subparsers: Any) -> None:
@@ -48,7 +47,8 @@ def add(subparsers: Any) -> None:
                         " (default: run.best, else validation/loss)")  # fmt: skip
     parser.add_argument("--sampler", help="tpe (default of a search), cmaes, qmc, random; of a"
                         " grid: grid (default), random")  # fmt: skip
-    parser.add_argument("--pruner", default="none", help=f"{', '.join(PRUNERS)}")
+    parser.add_argument("--pruner", default="none", help="median, hyperband, asha; pbt (ray); halving"
+                        " (vectorised)")  # fmt: skip
     parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
                         help="of the jobs: partition, time, cpus, gpus, mem, ...")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="list the trials, write nothing")
@@ -104,7 +104,6 @@ def _asked(args: argparse.Namespace) -> Asked:
             raise UserError(f"--{name}={number}: expected 1 or more.")
     if args.engine is not None:
         launch.check_engine(args.engine)
-    _check_name("pruner", args.pruner, PRUNERS)
     cfg = config.to_dict(config.load(args.config, args.overrides))
     names = [name for name in args.sweep.split(",") if name]
     whole = _space(args, names, cfg["run"]["seed"])
@@ -123,10 +122,9 @@ def _asked(args: argparse.Namespace) -> Asked:
         points = _points(whole, number, sampler)
         planned = _planned(args, points, root)
     engine = args.engine or _engine(planned, args)
-    if engine == "vectorised" and (searched or args.pruner != "none"):
-        what = "a search" if searched else f"--pruner={args.pruner}"
-        raise UserError(f"--engine=vectorised runs a list of trials to its end; {what} needs"
-                        " --engine=local.")  # fmt: skip
+    launch.check_pruner(engine, args.pruner)
+    if engine == "vectorised" and searched:
+        raise UserError("--engine=vectorised runs a list of trials; a search needs --engine=local.")
     return Asked(whole, planned, number, root, engine, sampler, metric, direction)
 
 
@@ -226,7 +224,12 @@ def _check_draws(args: argparse.Namespace, whole: Space) -> None:
 
 def _engine(planned: list[Planned] | None, args: argparse.Namespace) -> str:
     """The vectorised one where it can run all trials and no processes are asked for."""
-    if planned is None or args.pruner != "none" or (args.workers or 1) > 1 or len(planned) < 2:
+    if (
+        planned is None
+        or args.pruner not in launch.PRUNERS["vectorised"]
+        or (args.workers or 1) > 1
+        or len(planned) < 2
+    ):
         return "local"
     kinds = {plans.structure(trial.config) for trial in planned}
     return "vectorised" if len(kinds) == 1 else "local"

@@ -10,8 +10,12 @@ from aigc_jax.cli import train, wire
 
 
 def add(subparsers: Any) -> None:
-    """Adds the command, without a line in the list: nobody types it."""
-    parser = subparsers.add_parser("sweep-worker", description="One process of `aigc sweep`.")
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "sweep-worker",
+        help="one process of a sweep; `aigc sweep` starts it",
+        description="Takes trials of a sweep folder until none waits; exit codes as `aigc sweep`.",
+    )
     parser.add_argument("root", type=Path, metavar="ROOT", help="the sweep folder")
     parser.add_argument("--cores", default="", help="of the processor, to stay on: 0,1")
     parser.add_argument("--watched", action="store_true", help="stop when stdin closes")

@@ -149,13 +149,18 @@ def averaged(opt: Tree, params: Tree, hyper: Hyper) -> Tree:
     Args:
       opt: of one `core.optim.Optimizer`. params: what it updates, y. hyper: reads b1.
     """
-    b1 = hyper["b1"]
     for state in _states(opt, optax.contrib.ScheduleFreeState):
-        params = jax.tree.map(
-            lambda z, y: y if _masked(z) else ((y - (1.0 - b1) * z) / b1).astype(y.dtype),
-            state.z, params, is_leaf=_masked,
-        )  # fmt: skip
+        params = _answer(state.z, {name: params[name] for name in state.z}, hyper["b1"])
     return params
+
+
+@jax.jit
+def _answer(z: Tree, params: Tree, b1: jax.Array) -> Tree:
+    """Works x out of y, z and b1; where z is masked it is y."""
+    return jax.tree.map(
+        lambda z, y: y if _masked(z) else ((y - (1.0 - b1) * z) / b1).astype(y.dtype),
+        z, params, is_leaf=_masked,
+    )  # fmt: skip
 
 
 def restarted(opt: Tree, params: Tree) -> Tree:

@@ -56,7 +56,7 @@ class Dense(nn.Dense):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """[N, C] -> [N, F]."""
-        kernel_FC = self.get_variable(TURNED, "kernel")
+        kernel_FC: Any = self.get_variable(TURNED, "kernel")
         if kernel_FC is None:
             return super().__call__(inputs)
         y_NF = of_turned(inputs, kernel_FC)

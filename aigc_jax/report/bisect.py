@@ -142,9 +142,7 @@ def _cause(found: Parting, runs: Sequence[Run], prints: Sequence[Prints]) -> str
     """Says what differed first: the data, the key, a number, or the arithmetic."""
     first = group(found.names[0])
     rest = [GROUPS[p] for p in GROUPS if p != first and any(group(n) == p for n in found.names)]
-    also = f" At the same step {_and(rest)} {'is' if len(rest) == 1 else 'are'} other too." * bool(
-        rest
-    )
+    also = f" Other at the same step: {_and(rest)}." if rest else ""
     if first in ("batch", "key", "hyper"):
         what = {
             "batch": "The data differed first: this step read another batch.",
@@ -235,7 +233,11 @@ def _after(last: int, saved: int, words: str | None) -> list[str]:
 
 def _environment(a: Run, b: Run) -> dict[str, list[Any]]:
     found = differences([a.env, b.env]) if a.env and b.env else {}
-    rows = {path: values for path, values in found.items() if path not in _ENVIRONMENT}
+    rows = {
+        path: values
+        for path, values in found.items()
+        if path not in _ENVIRONMENT and {} not in values  # a section that one of them leaves empty
+    }
     if "git.diff" in found:
         rows["git.diff"] = ["other changes that are", "not committed"]
     return rows

@@ -94,7 +94,7 @@ def run(
         return 0
     hidden = root.absolute() / exploit.HIDDEN
     hidden.mkdir(parents=True, exist_ok=True)
-    with Lock(hidden):
+    with Lock(root):  # as every engine's driver holds it
         _sweep_up(hidden)
         job = _Job(source, first, hidden, workers, metric, direction, pruner, trial, say)
         stopped, failed = job.run()
@@ -320,14 +320,12 @@ def _environment() -> dict[str, str]:
 
 
 def _sweep_up(hidden: Path) -> None:
-    """Removes what this driver, or one that was killed, has left; the lock stays."""
+    """Removes what this driver, or one that was killed, has left."""
     with contextlib.suppress(OSError):
         home = Path((hidden / "home").read_text())
         if home.name.startswith("aigc-ray-"):
             shutil.rmtree(home, ignore_errors=True)
     for path in hidden.iterdir():
-        if path.name == ".lock":
-            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -120,7 +120,7 @@ def run(
     home = root.absolute() / "slurm"
     executor = _executor(home, asked)
     home.mkdir(parents=True, exist_ok=True)
-    with Lock(home), Signals() as signals:
+    with Lock(root), Signals() as signals:
         jobs = _alive(home, executor)
         if not jobs:  # then whatever the study says is running is not
             revive(root)

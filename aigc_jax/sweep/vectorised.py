@@ -118,8 +118,8 @@ def build(
         .lower(state, stacked, jax.ShapeDtypeStruct((), jnp.int32))
         .compile()
     )
-    memory = compiled.memory_analysis()
-    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    memory = compiled.memory_analysis()  # None where the backend has none to give
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else 0
     place = partial(_placed, most=most, sharding=rows, shared=shared)
     return Together(compiled, most, place, int(size))
 

@@ -6,13 +6,15 @@
 
 Heads are 16 wide at any width. In the standard parametrization matrices begin with a variance of
 1 / fan_in, so ":w" and ":mup" begin alike but for the logits; what differs is the learning rate of
-the matrices. Queries and keys are normalized with `--config.task.model.qk_norm=true`, logits kept
-from drifting with `--config.hyper.z_loss=1e-4` (Wortsman et al. 2023, arXiv:2309.14322).
+the matrices. `--config.evals.coordinates.name=coordinates` looks at the activations. Queries and
+keys are normalized with `--config.task.model.qk_norm=true`, and logits kept from drifting with
+`--config.hyper.z_loss=1e-4` (Wortsman et al. 2023, arXiv:2309.14322).
 
 Source: ours, after nanoGPT's recipe for a CPU (`shakespeare_char.py`) with half its layers and
 width. No published number is for it.
 
-Machine and time: two CPU cores, 500 steps in some ten seconds. Not measured to its end here.
+Machine and time: two CPU cores, some 26 s of CPU time (":mup128" 47), the start included. Measured
+once on tinyshakespeare, in nats a character: 2.303, with ":mup128" 2.230.
 """
 
 from ml_collections import ConfigDict
@@ -58,10 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "weight_decay": 0.1,
                 "clip_norm": 1.0,
             },
-            "evals": {
-                "validation": {"name": "mean", "split": "validation"},
-                "coordinates": {"name": "coordinates"},
-            },
+            "evals": {"validation": {"name": "mean", "split": "validation"}},
             "run": {"steps": 500, "batch_size": 16, "eval_every": 250, "best": "validation/loss"},
         }
     )
