@@ -253,3 +253,27 @@ def test_trials_spread_over_devices_are_the_same_trials(tmp_path: Path) -> None:
         devices = [json.loads((run / "env.json").read_text())["devices"] for run in (a, b)]
         assert devices[0] != devices[1]
         np.testing.assert_allclose(losses(toy.rows(a)), losses(toy.rows(b)), rtol=1e-4)
+
+
+HALVED = """
+
+def get_sweep(h):
+    return h.grid("hyper.lr", [0.001, 0.01, 0.03])
+"""
+
+
+def test_halving_as_typed(tmp_path: Path) -> None:
+    with process.recipe(tmp_path).open("a") as file:
+        file.write(HALVED)
+    typed = ["sweep", "recipe.py", "--pruner=halving", "--config.run.eval_every=2"]
+    metric = "--metric=validation_first_3/loss"
+    done = process.aigc(*typed, metric, folder=tmp_path)
+    assert done.code == 0, done.err
+    root = tmp_path / "runs/recipe-sweep"
+    said = [toy.status(toy.trial(root, f"lr={lr}")) for lr in (0.001, 0.01, 0.03)]
+    assert sorted(s["step"] for s in said) == [2, 2, 12]  # rungs at a ninth, and at a third
+    assert [s["reason"] for s in said].count("pruned") == 2
+    wrong = process.aigc(*typed, metric, "--engine=local", folder=tmp_path)
+    assert wrong.code == 2 and "vectorised has it" in wrong.err and wrong.err.count("\n") == 1
+    late = process.aigc(*typed, "--config.run.eval_every=12", "--workdir=late", folder=tmp_path)
+    assert late.code == 2 and "run.eval_every" in late.err and late.err.count("\n") == 1

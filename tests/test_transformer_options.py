@@ -516,7 +516,7 @@ def test_few_rows_pass_through_turned_kernels_as_through_the_kernels(
 
     def read(variables: dict[str, Any]) -> jax.Array:
         cache = network.empty_cache(3, 4)
-        logits, cache = network.apply(variables, tokens(3, 2)[:, :1], cache=cache, last=True)
+        _, cache = network.apply(variables, tokens(3, 2)[:, :1], cache=cache, last=True)
         return network.apply(variables, tokens(3, 2)[:, 1:], cache=cache, last=True)[0]
 
     plain = read({"params": params})

@@ -150,7 +150,8 @@ def check_pruner(engine: str, pruner: str) -> None:
     names = PRUNERS[engine]
     if pruner not in names:
         owners = [other for other in ENGINES if pruner in PRUNERS[other]]
-        hint = f" {' and '.join(owners)} have it." if owners else nearest(pruner, names)
+        verb = "have" if len(owners) > 1 else "has"
+        hint = f" {' and '.join(owners)} {verb} it." if owners else nearest(pruner, names)
         raise UserError(
             f"--pruner={pruner}: expected {', '.join(names)} with --engine={engine}.{hint}"
         )

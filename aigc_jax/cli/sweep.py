@@ -47,8 +47,8 @@ def add(subparsers: Any) -> None:
                         " (default: run.best, else validation/loss)")  # fmt: skip
     parser.add_argument("--sampler", help="tpe (default of a search), cmaes, qmc, random; of a"
                         " grid: grid (default), random")  # fmt: skip
-    parser.add_argument("--pruner", default="none", help="median, hyperband, asha; pbt (ray); halving"
-                        " (vectorised)")  # fmt: skip
+    parser.add_argument("--pruner", default="none", help="median, hyperband, asha; pbt (ray);"
+                        " halving (vectorised)")  # fmt: skip
     parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
                         help="of the jobs: partition, time, cpus, gpus, mem, ...")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="list the trials, write nothing")
@@ -224,12 +224,9 @@ def _check_draws(args: argparse.Namespace, whole: Space) -> None:
 
 def _engine(planned: list[Planned] | None, args: argparse.Namespace) -> str:
     """The vectorised one where it can run all trials and no processes are asked for."""
-    if (
-        planned is None
-        or args.pruner not in launch.PRUNERS["vectorised"]
-        or (args.workers or 1) > 1
-        or len(planned) < 2
-    ):
+    several = (args.workers or 1) > 1
+    other = args.pruner not in launch.PRUNERS["vectorised"]
+    if planned is None or other or several or len(planned) < 2:
         return "local"
     kinds = {plans.structure(trial.config) for trial in planned}
     return "vectorised" if len(kinds) == 1 else "local"

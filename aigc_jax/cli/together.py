@@ -9,6 +9,7 @@ from typing import Any
 
 from aigc_jax.cli import train, wire
 from aigc_jax.core import config
+from aigc_jax.errors import UserError
 from aigc_jax.sweep import plans
 from aigc_jax.sweep.plans import Planned
 
@@ -110,6 +111,10 @@ def _one_program(
         return parts
     with contextlib.ExitStack() as held:
         built = wire.parts(left[0].config)
+        if built.settings.fingerprint:
+            raise UserError(
+                "run.fingerprint: trials of one program have none; choose --engine=local."
+            )
         if halving is not None:
             halving.steps(built.settings.steps, built.settings.eval_every)
         for member in left:

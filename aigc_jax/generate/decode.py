@@ -97,8 +97,8 @@ def _prefill(
 
 
 def _extend(
-    network: Any, variables: Any, carry: Carry, ended_B: jax.Array, end: jax.Array, steps: jax.Array,
-    by: Knobs, keys_B: jax.Array, index: jax.Array, *, what: Active,
+    network: Any, variables: Any, carry: Carry, ended_B: jax.Array, end: jax.Array,
+    steps: jax.Array, by: Knobs, keys_B: jax.Array, index: jax.Array, *, what: Active,
 ) -> tuple[Drawn, Carry]:  # fmt: skip
     """Draws `steps` tokens a row, at most CHUNK; fewer if all rows have ended before."""
     batch = carry.token_B.shape[0]
@@ -237,8 +237,8 @@ class Decoding:
         seen = self._tally if self._carry is None else self._carry.tally
         self._carry = None  # frees the old cache before there is a new one
         return self._programs.prefill(
-            self._variables["params"], tokens_BP, self._read.astype(np.int32), seen, self._by, self._keys,
-            np.int32(self._written), size=size, what=self._what,
+            self._variables["params"], tokens_BP, self._read.astype(np.int32), seen, self._by,
+            self._keys, np.int32(self._written), size=size, what=self._what,
         )  # fmt: skip
 
     def _take(self, drawn: Drawn, steps: int) -> Chunk:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aigc_jax.core.units import LOOP_METRICS, clock, figure, human
 from aigc_jax.errors import UserError
+from aigc_jax.report import compiles
 from aigc_jax.report.compare import differences, show
 from aigc_jax.report.curve import quantile, smooth
 from aigc_jax.report.folder import Run, Sample
@@ -67,6 +68,8 @@ def render(run: Run) -> str:
         environment=environment(run),
         long_environment=long_texts(run.env),
         starts=starts(run),
+        compiled=compiles.summary(run),
+        programs=compiles.dearest(run),
         command=command(run),
         fingerprint=run.fingerprint,
     )

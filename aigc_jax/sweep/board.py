@@ -72,7 +72,8 @@ class Board:
         for trial in ended:
             if trial.number not in self._ended:
                 self._ended.add(trial.number)
-                if self._live is None:
+                # The table has no room for why; it redirects what is printed to above itself.
+                if self._live is None or trial.state == TrialState.FAIL:
                     self.say(f"[{len(ended)}/{len(known)}] {said_of(trial, self.sweep.metric)}")
         if self._live is not None:
             self._live.update(self._table(known, len(workers)), refresh=True)

@@ -13,6 +13,7 @@ from aigc_jax.sweep import vectorised
 from aigc_jax.sweep.desk import Desk, Trial
 from aigc_jax.sweep.halving import Halving
 from aigc_jax.train import guard
+from aigc_jax.train.ledger import Ledger
 from aigc_jax.train.program import capacity
 from aigc_jax.train.settings import Settings
 from aigc_jax.train.signals import Interrupted, Signals
@@ -97,8 +98,10 @@ class Group:
           TooBig: before anything has run or was written.
         """
         try:
-            self._open()
-            return self._steps()
+            # A program of their own for those that are left is no mistake: nothing is warned of.
+            with Ledger(lambda: self.step, lambda line: None) as self._ledger:
+                self._open()
+                return self._steps()
         finally:
             for desk in self.desks:
                 desk.close()
@@ -142,6 +145,8 @@ class Group:
             self.say(f"resumed {len(trials)} trials at step {self.step}")
         for desk, said in zip(self.going, notes, strict=True):
             desk.open(self.step, said)
+        folders = [desk.trial.workdir for desk in self.going]
+        self._ledger.open(*folders, start=self.going[0].status.starts)
 
     def _restored(self, init: Any) -> tuple[State, list[Any]]:
         trial = self.going[0].trial

@@ -11,7 +11,8 @@ non-saturating loss, batches of 64. `:logistic` has two dense layers each, 100-7
 
 Machine and time: two CPU cores, 7 ms a step, 3.5 minutes, 12 with other work. Expected of
 `:judged`, three seeds: all ten classes, cfd 69 (56 to 82; real digits 1.4, noise 685), precision
-0.75, recall 0.69; `validation/loss` about 0.99. See experiments/results/gan_mnist. `:logistic` was not run.
+0.75, recall 0.69; `validation/loss` about 0.99. See experiments/results/gan_mnist. `:logistic` was
+not run.
 
 Source: Goodfellow et al. 2014 (arXiv:1406.2661) for the game; the sizes are those that tutorials
 have settled on. There is no published score to compare with.
