@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def test_a_sweep_of_learning_rates_equals_the_runs_alone(
             assert len(a) == len(b) > 0
             np.testing.assert_allclose(a, b, rtol=1e-4)
         ends.append(losses(mine, "validation/loss")[-1])
-        assert toy.status(trial.workdir)["state"] == "finished"
+        said = toy.status(trial.workdir)
+        assert said["state"] == "finished" and shlex.join(said["command"]) == trial.command
     assert ends[0] != ends[1]
     # Again: nothing is left to do.
     built.clear()

@@ -1,5 +1,6 @@
 """One trial of a group: what it is, and what it writes."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,10 +90,11 @@ class Desk:
         self.store.save(state, notes, {})
 
     def say(self, kind: str, reason: str, step: int, wall: float) -> None:
-        """Writes the status."""
+        """Writes the status; it tells of the trial's own command, not of the sweep's."""
+        own = {"command": shlex.split(self.trial.command)} if self.trial.command else {}
         self.status.write(
             kind, reason=reason, step=step, steps=self.settings.steps, wall=wall, last=self.last,
-            next="" if kind == "finished" else self.trial.command,
+            next="" if kind == "finished" else self.trial.command, **own,
         )  # fmt: skip
 
     def end(self, kind: str, reason: str, step: int, wall: float) -> None:
