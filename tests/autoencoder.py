@@ -56,7 +56,7 @@ def random_weights(task: Task, name: str = "vae", seed: int = 0, scale: float = 
     return weights(
         SimpleNamespace(  # type: ignore[arg-type]
             params=jax.tree.map(normal, shapes.params), vars=jax.tree.map(normal, shapes.vars),
-            ema={},
+            ema={}, opt={},
         )
     )  # fmt: skip
 

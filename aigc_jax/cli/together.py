@@ -12,6 +12,7 @@ from aigc_jax.core import config
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import plans
 from aigc_jax.sweep.plans import Planned
+from aigc_jax.sweep.say import say
 
 FAILED = 3  # some trials failed, the others are done
 Mixed = Callable[[Any, int], Callable[[int], Any]]
@@ -60,7 +61,7 @@ def run(
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
               file=sys.stderr)  # fmt: skip
         return train.STOPPED
-    print(f"{root}: {len(planned)} trials; {_counted(planned)}")
+    say(f"{root}: {len(planned)} trials; {_counted(planned)}")
     return max(codes)
 
 
@@ -139,7 +140,7 @@ def _one_program(
             group.run()
         except TooBig as big:
             half = (len(members) + 1) // 2
-            print(f"{len(left)} trials take {big.size >> 20:,} MiB together: half of them at once")
+            say(f"{len(left)} trials take {big.size >> 20:,} MiB together: half of them at once")
             return [members[:half], members[half:]]
         _write_reports(left)
     return FAILED if any(desk.over == "failed" for desk in group.desks) else 0

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from aigc_jax.core.units import clock, figure
 from aigc_jax.sweep import folder
+from aigc_jax.sweep.say import say
 
 _WORDS = {
     TrialState.WAITING: "waiting",
@@ -37,7 +38,7 @@ class Board:
         self,
         root: Path,
         sweep: folder.Sweep,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
         live: bool | None = None,
     ) -> None:
         self.root, self.sweep, self.say = root, sweep, say

@@ -12,6 +12,7 @@ from aigc_jax.core.task import State, Task, Weights, weights
 from aigc_jax.sweep import vectorised
 from aigc_jax.sweep.desk import Desk, Trial
 from aigc_jax.sweep.halving import Halving
+from aigc_jax.sweep.say import say
 from aigc_jax.train import guard
 from aigc_jax.train.ledger import Ledger
 from aigc_jax.train.program import capacity
@@ -63,7 +64,7 @@ class Group:
         halving: Halving | None = None,
         number: int = 0,
         room: int = 0,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
     ) -> None:
         self.task, self.settings, self.signals = task, settings, signals
         self.place, self.prepare, self.halving, self.room, self.say = (

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from aigc_jax.errors import StorageError, UserError
 from aigc_jax.sweep import board, folder, search, trials
 from aigc_jax.sweep.plans import Planned
+from aigc_jax.sweep.say import say
 from aigc_jax.sweep.space import Space
 from aigc_jax.sweep.worker import FAILED, STOPPED
 from aigc_jax.train.lock import Lock
@@ -82,7 +83,7 @@ def run(
     number: int = 0,
     sampler: str = "tpe",
     pruner: str = "none",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> int:
     """Runs the trials of a sweep folder; returns 0, 3 (some failed) or 75 (stopped by a signal).
 

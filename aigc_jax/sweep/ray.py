@@ -22,6 +22,7 @@ from aigc_jax.errors import UserError, nearest
 from aigc_jax.sweep import exploit
 from aigc_jax.sweep.folder import outcome
 from aigc_jax.sweep.plans import Planned
+from aigc_jax.sweep.say import say
 from aigc_jax.train.lock import Lock
 from aigc_jax.train.signals import Signals
 
@@ -67,7 +68,7 @@ def run(
     direction: str = "minimize",
     pruner: str = "none",
     trial: str = "aigc_jax.cli.warm:one",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> int:
     """Runs the trials; those that are finished are not run again.
 

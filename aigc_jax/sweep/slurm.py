@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax.errors import UserError, nearest
+from aigc_jax.sweep.say import say
 from aigc_jax.train.lock import Lock
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import write_atomic
@@ -97,7 +98,7 @@ def run(
     workers: int,
     worker: Sequence[str],
     options: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> int:
     """Submits workers and waits for them.
 
