@@ -9,16 +9,37 @@ here are a rerun's (github.com/xqding/Importance_Weighted_Autoencoders, README):
 and 87.47 nats, IWAE 87.75, 85.46 and 84.59.
 
 The recipe has 30 epochs along a cosine, and the scale `cpu` three, judged by the first 2,000 test
-images: there the published values judge nothing, and only their order is claimed: more samples help the IWAE, and with five samples the
-importance-weighted bound beats the plain one.
+images: there the published values judge nothing, and only their order is claimed: more samples help
+the IWAE, and with five samples the importance-weighted bound beats the plain one.
 """
 
 METRIC = "validation_dynamic/iwae_5000"
+FIRST = "validation_first_2000_rows_dynamic/iwae_5000"  # the scale cpu's
 PUBLISHED = {
     ("vae", 1): 87.78, ("vae", 5): 87.15, ("vae", 50): 87.47,
     ("iwae", 1): 87.75, ("iwae", 5): 85.46, ("iwae", 50): 84.59,
 }  # fmt: skip
 FEW = ("VAE, k = 1", "VAE, k = 5", "IWAE, k = 5")
+
+
+def orders(metric):
+    """What the paper says of the order of the rows, by one metric."""
+    pairs = (
+        ("with five samples IWAE beats VAE", "IWAE, k = 5", "VAE, k = 5", ""),
+        ("IWAE with five samples beats one sample", "IWAE, k = 5", "VAE, k = 1",
+         "; with one sample both are the same"),
+        ("IWAE with fifty samples beats five", "IWAE, k = 50", "IWAE, k = 5", ""),
+    )  # fmt: skip
+    where = "" if metric == METRIC else " (first 2,000 images)"
+    return [
+        {
+            "says": says + where,
+            "quantity": f"{metric}: {better}",
+            "less_than": f"{metric}: {worse}",
+            "source": f"table 1{note}",
+        }
+        for says, better, worse, note in pairs
+    ]
 
 
 def get_study():
@@ -54,29 +75,15 @@ def get_study():
                 "floors": {"independent pixels": 205.8},
                 "ceilings": {"entropy of the bits given the gray picture": 45.53},
             },
+            FIRST: {
+                "direction": "minimize",
+                "protocol": "the same on the first 2,000 test images",
+                "unit": "nats an image",
+            },
         },
         "rows": rows,
         "analysis": {"name": "rows"},
-        "claims": [
-            {
-                "says": "with five samples IWAE beats VAE",
-                "quantity": f"{METRIC}: IWAE, k = 5",
-                "less_than": f"{METRIC}: VAE, k = 5",
-                "source": "table 1",
-            },
-            {
-                "says": "IWAE with five samples beats one sample",
-                "quantity": f"{METRIC}: IWAE, k = 5",
-                "less_than": f"{METRIC}: VAE, k = 1",
-                "source": "table 1; with one sample both are the same",
-            },
-            {
-                "says": "IWAE with fifty samples beats five",
-                "quantity": f"{METRIC}: IWAE, k = 50",
-                "less_than": f"{METRIC}: IWAE, k = 5",
-                "source": "table 1",
-            },
-        ],
+        "claims": [claim for metric in (METRIC, FIRST) for claim in orders(metric)],
         "scales": {
             "smoke": {
                 "cost": "some ten minutes of two CPU cores, nearly all of it the bound by 5,000"
