@@ -99,6 +99,7 @@ def get_study():
                 "overrides": {
                     "run.steps": 9000,
                     "run.save_every": 3000,
+                    "run.best": FIRST,
                     "evals.bound.rows": 2000,
                 },
                 "judged": False,
