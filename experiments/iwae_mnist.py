@@ -99,10 +99,10 @@ def get_study():
                 "overrides": {
                     "run.steps": 9000,
                     "run.save_every": 3000,
-                    "run.best": FIRST,
                     "evals.bound.rows": 2000,
                 },
                 "judged": False,
+                "metric": FIRST,
             },
             "full": {
                 "cost": "some six hours of one accelerator (estimated) with the recipe's 30 epochs;"

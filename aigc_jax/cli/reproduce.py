@@ -69,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
         try:
+            watched = study.metrics[scale.metric] if scale.metric else study.metric
             code = launch.launch(
                 list(planned.values()), root, engine=args.engine, workers=args.workers,
-                metric=study.metric.name, direction=study.metric.direction,
+                metric=watched.name, direction=watched.direction,
             )  # fmt: skip
         finally:
             spent += time.monotonic() - begin

@@ -51,7 +51,10 @@ class Row(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How much of it is run; the fields are the keys of one of the study's `scales`."""
+    """How much of it is run; the fields are the keys of one of the study's `scales`.
+
+    metric: what trials report to the engine here, if it is not the study's first metric.
+    """
 
     name: str
     cost: str
@@ -60,6 +63,7 @@ class Scale(NamedTuple):
     seeds: int | None
     rows: Sequence[str] | None
     judged: bool
+    metric: str
 
 
 class Claim(NamedTuple):
@@ -155,6 +159,7 @@ _SCALE: dict[str, tuple[Any, ...]] = {
     "seeds": (int | None, None),
     "rows": (tuple | list | None, None),
     "judged": (bool, True),
+    "metric": (str, ""),
 }
 _CLAIM: dict[str, tuple[Any, ...]] = {
     "says": (str,),
@@ -300,7 +305,7 @@ def _checked(path: Path, label: str, made: dict[str, Any]) -> Study:
         for name, group in study["scales"].items()
     }
     scales = {n: s._replace(judged=s.judged and n != SMOKE) for n, s in scales.items()}
-    _check_scales(rows, scales, label)
+    _check_scales(rows, scales, metrics, label)
     claims = [_claim(group, i, label) for i, group in enumerate(study["claims"])]
     if claims and study["analysis"] is None:
         raise UserError(f"{label} has claims and no 'analysis' that finds their quantities.")
@@ -347,7 +352,9 @@ def _check_values(values: Any, where: str) -> None:
         raise UserError(f"{where} is {values!r}; expected a tuple of values to try.")
 
 
-def _check_scales(rows: Sequence[Row], scales: Mapping[str, Scale], label: str) -> None:
+def _check_scales(
+    rows: Sequence[Row], scales: Mapping[str, Scale], metrics: Mapping[str, Metric], label: str
+) -> None:
     names = [row.name for row in rows]
     for scale in scales.values():
         where = f"{label}: scale '{scale.name}'"
@@ -356,6 +363,10 @@ def _check_scales(rows: Sequence[Row], scales: Mapping[str, Scale], label: str) 
                 raise UserError(f"{where}: there is no row '{name}'.{nearest(name, names)}")
         for path, values in scale.values.items():
             _check_values(values, f"{where}: {path}")
+        if scale.metric and scale.metric not in metrics:
+            raise UserError(
+                f"{where}: there is no metric '{scale.metric}'.{nearest(scale.metric, metrics)}"
+            )
         if scale.seeds is not None and scale.seeds < 1:
             raise UserError(f"{where}: seeds is {scale.seeds}; expected 1 or more.")
     for row in rows:
