@@ -126,7 +126,7 @@ def _write(
     from aigc_jax.sweep import analyses, record, verdicts, writeup
     from aigc_jax.train.storage import storage_errors, write_atomic
 
-    trials = verdicts.collect(study, jobs)
+    trials = verdicts.collect(study, jobs, scale)
     results = verdicts.judge(study, scale, trials)
     found = analyses.analyse(study, trials)
     claims = []

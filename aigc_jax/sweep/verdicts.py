@@ -60,9 +60,13 @@ class Result(NamedTuple):
     chosen: bool
 
 
-def collect(study: Study, jobs: Sequence[Job]) -> list[Trial]:
-    """Reads the run folders of all jobs; a folder that is not there is an unfinished trial."""
-    return [_read(study, job) for job in jobs]
+def collect(study: Study, jobs: Sequence[Job], scale: Scale | None = None) -> list[Trial]:
+    """Reads the run folders of all jobs; a folder that is not there is an unfinished trial.
+
+    A finished trial without a number for what trials report at the scale has diverged.
+    """
+    metric = (scale.metric if scale else "") or study.metric.name
+    return [_read(study, job, metric) for job in jobs]
 
 
 def state(workdir: Path) -> str:
@@ -77,13 +81,13 @@ def state(workdir: Path) -> str:
     return FINISHED if word == "finished" else UNFINISHED
 
 
-def _read(study: Study, job: Job) -> Trial:
+def _read(study: Study, job: Job, reported: str) -> Trial:
     folder = job.planned.workdir
     found, scores = state(folder), {}
     run = Run(folder) if is_run(folder) else None
     if run is not None and found == FINISHED:
         scores = {name: _score(run, metric) for name, metric in study.metrics.items()}
-        if not math.isfinite(scores[study.metric.name]):
+        if not math.isfinite(scores[reported]):
             found = DIVERGED
     return Trial(job.row.name, job.point, job.seed, job.planned.id, found, scores, run)
 
