@@ -238,6 +238,18 @@ def test_lists_in_a_recipe_become_tuples() -> None:
     assert cfg.task.model.dims == (3, 4) and cfg.optim.rules == (("a", {"lr": (1,)}),)
 
 
+def test_settings_of_earlier_versions_have_today_s_names() -> None:
+    old = {
+        "mesh": {"axes": [["data", -1]], "batch_axes": ["data"], "rules": [[".*", []]]},
+        "task": {"name": "lm", "model": {"name": "transformer", "remat": "products"}},
+    }
+    found = config.from_json(json.dumps(old))
+    assert found["mesh"] == {"data": -1, "rules": ()}
+    assert found["task"]["model"]["remat"] == "dots_no_batch"
+    other = {"mesh": {"axes": [["model", 2]], "rules": []}}
+    assert config.from_json(json.dumps(other))["mesh"]["axes"] == (("model", 2),), "refused later"
+
+
 def test_json_goes_there_and_back() -> None:
     overrides = ["--config.hyper.lr=inf", "--config.optim.rules=(('a.b', {'lr': 2}),)"]
     cfg = config.load(RECIPE, overrides)

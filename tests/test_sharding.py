@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import process
 import pytest
+from jax.sharding import AbstractMesh
 
 from aigc_jax.errors import UserError
 from aigc_jax.train import sharding
@@ -48,18 +49,17 @@ def run(name, mesh, keep):
 
 
 hyper = {name: np.float32(value) for name, value in toy.HYPER.items()}
-fsdp = (("hidden/kernel", (None, "model")), (".*", ()))
 meshes = {
     "one": None,
-    "8x1": {"axes": (("data", -1), ("model", 1))},
-    "4x2": {"axes": (("data", 4), ("model", 2)), "rules": fsdp},
-    "fsdp": {"axes": (("data", 2), ("model", 4)), "rules": fsdp, "batch_axes": ("data", "model")},
+    "8x1": {"data": -1},
+    "4x2": {"data": 4, "tensor": 2, "rules": (("hidden/kernel", (None, "tensor")),)},
+    "fsdp": {"data": -1, "fsdp": 4},
 }
 found = {}
 for name, mesh in meshes.items():
     if mesh is None:  # one device of the eight
-        only = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-        place = sharding.Placement(only, ((".*", ()),), ("data",))
+        place = sharding.Placement(jax.sharding.Mesh(
+            np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), sharding.AXES))
         made, sharding.make = sharding.make, lambda **_: place
         run(name, {}, found)
         sharding.make = made
@@ -82,7 +82,7 @@ assert moved.max() > 1e-2, "nothing was learned, so nothing was compared"
 state = found["fsdp"][2]
 for part in (state.params, state.opt, state.ema):
     for name, leaf in tree.named_leaves(part):
-        split = "hidden/kernel" in name
+        split = name.endswith("hidden/kernel") or name.endswith("first/kernel")
         sizes = {shard.data.nbytes for shard in leaf.addressable_shards}
         assert sizes == {leaf.nbytes // (4 if split else 1)}, (name, sizes)
 assert len(found["one"][2].params["model"]["hidden"]["kernel"].devices()) == 1
@@ -97,7 +97,14 @@ for shard in stacked.addressable_shards:
     np.testing.assert_array_equal(shard.data[0], rows["x"][shard.index[1]])
 assert len({shard.index[1].start for shard in stacked.addressable_shards}) == 4
 assert sharding.make(**meshes["fsdp"]).data_shards == 8
-assert sharding.put(rows, placement.batch())["x"].sharding.spec == jax.P(("data",))
+assert sharding.put(rows, placement.batch())["x"].sharding.spec == jax.P(("data", "fsdp"))
+
+# How a state is spread, in words; slices of devices that pretend are runs of them.
+words = sharding.make(fsdp=4).words(jax.eval_shape(task.init, jax.random.key(0), hyper))
+assert words.startswith("mesh: 8 devices (data 2, fsdp 4); each holds "), words
+assert "leaves are whole on each, 76B (the largest: key, 8B)" in words, words
+slices = sharding.make(data=4, tensor=2, slices=2).mesh.devices
+assert [d.id for d in slices[:2].ravel()] == [0, 1, 2, 3]
 
 # A checkpoint of one mesh is restored on another.
 half = toy.loop(base / "move", of=task, steps=5, log_every=1, mesh=meshes["4x2"]).run()
@@ -105,14 +112,15 @@ other = toy.loop(base / "move", of=task, steps=10, log_every=1, mesh=meshes["8x1
 for name, value in toy.leaves(other.state).items():
     np.testing.assert_allclose(value, reference[name], rtol=2e-5, atol=2e-6, err_msg=name)
 
-refused("asks for 6 devices and there are 8", axes=(("data", 3), ("model", 2)))
-refused("asks for 6 devices", axes=(("data", -1), ("model", 3)))
-refused("is not a multiple of mesh axis 'model' (8)", axes=(("data", 1), ("model", 8)),
-        rules=(("first/kernel", ("model",)), (".*", ())))
-refused("no rule claims", axes=(("data", 8),), rules=(("kernel", ()),))
-refused("an axis twice", axes=(("data", 8),), rules=((".*", ("data", "data")),))
+refused("asks for 6 devices and there are 8", data=3, tensor=2)
+refused("asks for 6 devices", data=-1, tensor=3)
+refused("is not a multiple of mesh axis 'fsdp' (8)", data=1, fsdp=8,
+        rules=(("first/kernel", ("fsdp",)),))
+refused("'kernell' claims nothing", rules=(("kernell", ()),))
+refused("mesh.slices=3: expected a divisor", slices=3)
+refused("knows no other axis", mapper="pmap", fsdp=2)
 toy.ROWS = 6
-refused("run.batch_size=6 is not a multiple of the 8 parts", axes=(("data", 8),))
+refused("run.batch_size=6 is not a multiple of the 8 parts")
 print("eight agree")
 """
 
@@ -137,21 +145,18 @@ def test_one_device_eight_and_four_by_two_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mesh", "words"),
     [
-        ({"axes": (("data", 2),)}, "asks for 2 devices and there are 1"),
-        ({"axes": (("data", -1), ("model", -1))}, "at most one -1"),
-        ({"axes": (("data", 0),)}, "sizes of 1 or more"),
-        ({"axes": (("data", -2),)}, "sizes of 1 or more"),
-        ({"axes": ()}, "(name, size) pairs"),
-        ({"axes": ("data", -1)}, "(name, size) pairs"),
-        ({"axes": (("data", "all"),)}, "(name, size) pairs"),
-        ({"axes": (("data", 1), ("data", 1))}, "names of their own"),
-        ({"axes": (("rows", 1),)}, "names axis 'data'; axes has rows"),
-        ({"rules": (("kernel", ("model",)), (".*", ()))}, "names axis 'model'; axes has data"),
+        ({"data": 2}, "asks for 2 devices and there are 1"),
+        ({"data": -1, "fsdp": -1}, "at most one -1"),
+        ({"data": 0}, "sizes of 1 or more"),
+        ({"tensor": -2}, "sizes of 1 or more"),
+        ({"slices": 0}, "expected a divisor of the data axis (1)"),
+        ({"mapper": "vmap"}, "expected jit or pmap"),
+        ({"rules": (("kernel", ("model",)),)}, "names axis 'model'; there are data, fsdp"),
+        ({"rules": (("kernel", ("...", "model?")),)}, "names axis 'model'"),
         ({"rules": (".*",)}, "(regular expression, spec) pairs"),
         ({"rules": ((".*", "data"),)}, "(regular expression, spec) pairs"),
         ({"rules": ((".*", (0,)),)}, "(regular expression, spec) pairs"),
-        ({"batch_axes": ()}, "expected one axis or more"),
-        ({"batch_axes": ("data", "data")}, "each once"),
+        ({"rules": ((".*", ("data", "data")),)}, "an axis twice"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_one_line(mesh: dict[str, Any], words: str) -> None:
@@ -164,11 +169,12 @@ def test_a_mesh_that_cannot_be_is_one_line(mesh: dict[str, Any], words: str) -> 
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ((("weight", ()),), "no rule claims layer/kernel"),
-        ((("(", ()), (".*", ())), "is not a regular expression"),
+        ((("weight", ()),), "'weight' claims nothing"),
+        ((("(", ()),), "is not a regular expression"),
+        ((("kernel", ()), ("layer/kernel", ())), "'layer/kernel' claims nothing"),
     ],
 )
-def test_a_leaf_without_a_rule_is_refused(rules: Any, words: str) -> None:
+def test_a_rule_that_does_nothing_is_refused(rules: Any, words: str) -> None:
     placement = sharding.make(rules=rules)
     leaf = jax.ShapeDtypeStruct((3, 2), np.float32)
     with pytest.raises(UserError, match=r"mesh\.rules") as caught:
@@ -176,14 +182,67 @@ def test_a_leaf_without_a_rule_is_refused(rules: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
+def leaf(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
 def test_the_first_rule_that_is_found_claims_a_leaf() -> None:
-    placement = sharding.make(rules=(("kernel", (None, "data")), (".*", ())))
-    leaf = jax.ShapeDtypeStruct((3, 2), np.float32)
-    scalar = jax.ShapeDtypeStruct((), np.float32)
-    found = placement.state({"kernel": leaf, "bias": leaf, "kernel_scale": scalar})
+    placement = sharding.make(rules=(("kernel", (None, "data")),))
+    found = placement.state({"kernel": leaf(3, 2), "bias": leaf(3, 2), "kernel_scale": leaf()})
     assert found["kernel"].spec == jax.P(None, "data")
     assert found["bias"].spec == jax.P()
     assert found["kernel_scale"].spec == jax.P()
+
+
+def spec(name: str, shape: tuple[int, ...], **sizes: int) -> Any:
+    """What DEFAULT says of one leaf, on a mesh of these sizes; no device is needed for it."""
+    whole = {axis: sizes.get(axis, 1) for axis in sharding.AXES}
+    mesh = AbstractMesh(tuple(whole.values()), tuple(whole))
+    placement = sharding.Placement(mesh)  # type: ignore[arg-type]
+    nested: Any = leaf(*shape)
+    for part in reversed(name.split("/")):
+        nested = {part: nested}
+    return jax.tree.leaves(placement.state(nested))[0].spec
+
+
+BLOCK = "params/model/block_3"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        (f"{BLOCK}/attention/qkv/kernel", (8, 24), ("fsdp", "tensor")),
+        (f"{BLOCK}/attention/out/kernel", (8, 8), ("tensor", "fsdp")),
+        (f"{BLOCK}/mlp/gate/kernel", (8, 24), ("fsdp", "tensor")),
+        (f"{BLOCK}/mlp/out/kernel", (24, 8), ("tensor", "fsdp")),
+        (f"{BLOCK}/mlp/hidden/bias", (24,), ("tensor",)),
+        (f"{BLOCK}/mlp/out/bias", (8,), ()),
+        (f"{BLOCK}/mlp_norm/scale", (8,), ()),
+        # Stacked layers, and what an optimizer keeps of a matrix.
+        ("params/model/blocks/mlp/out/kernel", (3, 24, 8), (None, "tensor", "fsdp")),
+        ("opt/main/mu/model/block_0/mlp/out/kernel", (24, 8), ("tensor", "fsdp")),
+        ("opt/main/rows/model/block_0/mlp/out/kernel", (24,), ()),
+        ("opt/main/nu/model/block_0/mlp/out/kernel", (7, 8), (None, "fsdp")),
+        # A vocabulary goes where it divides.
+        ("params/model/embed", (12, 8), ("tensor", "fsdp")),
+        ("params/model/embed", (65, 8), (None, "fsdp")),
+        ("params/model/position_embed", (12, 8), ()),
+        # Other networks, by what a layer gives.
+        ("params/generator/up_0/kernel", (4, 4, 6, 8), (None, None, None, "fsdp")),
+        ("params/generator/out/kernel", (4, 4, 8, 3), ()),
+    ],
+)
+def test_the_default_rules(name: str, shape: tuple[int, ...], expected: tuple[Any, ...]) -> None:
+    assert spec(name, shape, fsdp=2, tensor=2) == jax.P(*expected)
+
+
+def test_a_parameter_that_does_not_divide_is_named() -> None:
+    with pytest.raises(UserError) as caught:
+        spec(f"{BLOCK}/mlp/out/kernel", (24, 8), tensor=5)
+    assert (
+        f"{BLOCK}/mlp/out/kernel has shape [24, 8], and 24 is not a multiple of mesh axis"
+        in str(caught.value)
+    )
 
 
 def test_a_batch_is_global() -> None:

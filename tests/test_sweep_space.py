@@ -303,7 +303,12 @@ def test_get_sweep_may_take_the_recipes_argument(tmp_path: Path) -> None:
 
 def test_a_plan_is_what_the_command_line_gives(home: Path) -> None:
     spec, typed = str(home / "recipe.py"), ["--config.hyper.warmup=3"]
-    points = [{A: 0.1}, {C: 16}, {"task.model.name": "transformer"}, {"mesh.axes": (("data", 1),)}]
+    points = [
+        {A: 0.1},
+        {C: 16},
+        {"task.model.name": "transformer"},
+        {"mesh.rules": (("kernel", ()),)},
+    ]
     planned = plans.plan(spec, typed, [*points, {A: 0.1}], Path("root"))
     assert len(planned) == 4, "one config stands once"
     for trial in planned:

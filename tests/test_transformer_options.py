@@ -247,17 +247,17 @@ def operations(jaxpr: Any, *names: str) -> list[Any]:
 def test_what_is_computed_again_changes_no_number(scan: bool) -> None:
     batch, found, counts = tokens(3, CONTEXT + 1), {}, {}
     arrays = {"deterministic": False, "rngs": {"dropout": jax.random.key(0)}}
-    for remat in ("none", "products", "block"):
+    for remat in ("none", "dots", "dots_no_batch", "offload", "full"):
         network = model(scan=scan, remat=remat, layers=1 + scan, dropout=0.2, mlp="swiglu")
         params, step = loud(network), loss(network, batch, **arrays)
         counts[remat] = len(operations(jax.make_jaxpr(step)(params).jaxpr, "dot_general"))
-        if not (scan and remat == "products"):  # counted, and like the others: not compiled too
+        if remat in ("none", "full") or scan == (remat == "offload"):  # the others: counted
             found[remat] = jax.jit(step)(params)
     # A block: two products of attention, and qkv, out, hidden, gate, out. Once forwards, twice
     # backwards; what a policy does not keep is computed once more, if the backward pass needs it.
-    assert counts["none"] == 3 * 7 + 3
-    assert counts["products"] - counts["none"] == 2
-    assert counts["block"] - counts["products"] == 4
+    assert counts["none"] == counts["dots"] == 3 * 7 + 3
+    assert counts["dots_no_batch"] == counts["offload"] == counts["none"] + 2
+    assert counts["full"] == counts["none"] + 6
     for value, gradient in found.values():
         assert float(value) == pytest.approx(float(found["none"][0]), rel=1e-6)
         jax.tree.map(close, gradient, found["none"][1])
@@ -377,7 +377,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"mlp": "relu"}, "'relu': expected one of gelu, gelu_tanh, swiglu, relu2"),
     ({"norm": "batch"}, "'batch': expected one of layernorm, rmsnorm"),
     ({"norm_place": "both"}, "'both': expected one of pre, post"),
-    ({"remat": "all"}, "'all': expected one of none, block, products"),
+    ({"remat": "all"}, "'all': expected one of none, full, dots, dots_no_batch, offload"),
+    ({"remat": "products"}, "'products': expected .*it is called 'dots_no_batch' now"),
     ({"width": 10}, r"width=10 is not a multiple of heads=4; try width=8\."),
     ({"width": 2}, r"width=2 is not a multiple of heads=4; try width=4\."),
     ({"kv_heads": 3}, r"kv_heads=3 does not divide heads=4; it can be 1, 2, 4\."),
@@ -420,7 +421,7 @@ GOOD: list[dict[str, Any]] = [
     {"max_positions": 12},
     {"max_positions": 13},
     {"dtype": "float16", "param_dtype": "bfloat16", "logits_dtype": "bfloat16"},
-    {"scan": True, "remat": "products", "norm_place": "post", "zero_init": True},
+    {"scan": True, "remat": "dots_no_batch", "norm_place": "post", "zero_init": True},
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aigc_jax.core import overrides as override_words
-from aigc_jax.core import recipe, schema, values
+from aigc_jax.core import past, recipe, schema, values
 from aigc_jax.core.layout import SECTIONS, layout, settings, unknown
 from aigc_jax.errors import UserError
 
@@ -141,7 +141,7 @@ def to_json(cfg: ConfigDict | Mapping[str, Any]) -> str:
 def from_json(text: str) -> dict[str, Any]:
     """Reads `to_json`'s text: lists become tuples, and `fill` turns "inf" into a number again.
 
-    Raises UserError where the text is no JSON object.
+    Names of earlier versions become today's. Raises UserError where the text is no JSON object.
     """
     try:
         loaded = json.loads(text)
@@ -149,7 +149,7 @@ def from_json(text: str) -> dict[str, Any]:
         raise UserError(f"the saved config is damaged: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"the saved config is damaged: it holds {type(loaded).__name__}, no object")
-    return {key: _tupled(value) for key, value in loaded.items()}
+    return past.modern({key: _tupled(value) for key, value in loaded.items()})
 
 
 def digest(cfg: ConfigDict | Mapping[str, Any]) -> str:

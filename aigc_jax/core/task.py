@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.core import optimizers
+from aigc_jax.core import optimizers, replicas
 from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.errors import UserError
 
@@ -188,11 +188,14 @@ def supervised(
         grads, weight = jax.grad(drawn_loss, has_aux=True)(
             state.params, state.vars, first, jax.random.fold_in(key, _LABELS)
         )
+        grads, weight = replicas.total((grads, weight))
         return jax.tree.map(lambda g: jnp.square(g) / jnp.maximum(weight, 1e-30), grads)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
+        key = replicas.own(jax.random.fold_in(state.key, state.step))
         grads, metrics, variables = gradients(state, batch, key)
+        grads, metrics = replicas.total((grads, metrics))
+        variables = replicas.mean(variables)
         weight = jnp.maximum(metrics["loss"][1], 1e-30)
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
         params, opt, stats = optimizer.update(

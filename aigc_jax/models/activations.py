@@ -18,8 +18,8 @@ def sizes(kept: Mapping[str, Any], mask_N: jax.Array) -> dict[str, tuple[jax.Arr
 
     Args:
       kept: flax's collection "intermediates" of a model called with `capture_intermediates`; its
-        parts give [N, ...], scanned ones [L, N, ...], and so do parts that give it first.
-      mask_N: float32 [N], 1 for the tokens that count.
+        parts give [B, T, C], scanned ones [L, B, T, C], and so do parts that give it first.
+      mask_N: float32 [B * T], 1 for the tokens that count.
 
     Returns:
       By name: the model's parts ("embedding", "final_norm", "block_0") and theirs
@@ -37,10 +37,10 @@ def sizes(kept: Mapping[str, Any], mask_N: jax.Array) -> dict[str, tuple[jax.Arr
     return found
 
 
-def size(x_NC: jax.Array, mask_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+def size(x: jax.Array, mask_N: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of squares, how many numbers) of the rows that count, float32."""
-    squares_N = jnp.square(x_NC.astype(jnp.float32)).sum(-1)
-    return (squares_N * mask_N).sum(), mask_N.sum() * x_NC.shape[-1]
+    squares_N = jnp.square(x.astype(jnp.float32)).sum(-1).reshape(-1)
+    return (squares_N * mask_N).sum(), mask_N.sum() * x.shape[-1]
 
 
 def _outputs(kept: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[Any, jax.Array]]:

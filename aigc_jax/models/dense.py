@@ -8,11 +8,15 @@ turned ones; `benchmarks/few_rows.py` measures both. Elsewhere the plain product
 Letters: N rows, C input width, F output width.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from aigc_jax.models.layout import parts
+from aigc_jax.models.platform import on_cpu
 
 TURNED = "turned"
 """The collection of variables that holds transposed kernels, by the paths of the kernels."""
@@ -20,7 +24,8 @@ TURNED = "turned"
 
 def few(rows: int, dtype: Any) -> bool:
     """Whether so many rows pass faster by `of_turned` than by a product, on this platform."""
-    return jax.default_backend() == "cpu" and 2 <= rows <= 16 and dtype == jnp.float32
+    # An exported program may leave the number open; it is no int then.
+    return isinstance(rows, int) and on_cpu() and 2 <= rows <= 16 and dtype == jnp.float32
 
 
 def of_turned(x_NC: jax.Array, kernel_FC: jax.Array) -> jax.Array:
@@ -52,21 +57,36 @@ def _turned(params: Any) -> Any:
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` on [N, C], which uses its kernel in TURNED where there is one."""
+    """`flax.linen.Dense`, which uses its kernel in TURNED where there is one."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """[N, C] -> [N, F]."""
+        """[B, T, C] -> [B, T, F]."""
+        x_NC, whole = _rows(inputs)
         kernel_FC: Any = self.get_variable(TURNED, "kernel")
         if kernel_FC is None:
-            return super().__call__(inputs)
-        y_NF = of_turned(inputs, kernel_FC)
+            return whole(super().__call__(x_NC))
+        y_NF = of_turned(x_NC, kernel_FC)
         if self.use_bias:
             y_NF += self.get_variable("params", "bias")[None]
-        return y_NF
+        return whole(y_NF)
 
 
-def logits_of(x_NC: jax.Array, head_VC: jax.Array, *, decoding: bool) -> jax.Array:
-    """Returns x @ head^T, float32 [N, V]; the table of embeddings stands turned already."""
+def logits_of(x_BTC: jax.Array, head_VC: jax.Array, *, decoding: bool) -> jax.Array:
+    """Returns x @ head^T, float32 [B, T, V]; the table of embeddings stands turned already."""
+    x_NC, whole = _rows(x_BTC)
     if decoding and few(x_NC.shape[0], x_NC.dtype):
-        return of_turned(x_NC, head_VC)
-    return jnp.einsum("nc,vc->nv", x_NC, head_VC, preferred_element_type=jnp.float32)
+        return whole(of_turned(x_NC, head_VC))
+    return whole(jnp.einsum("...c,vc->...v", x_NC, head_VC, preferred_element_type=jnp.float32))
+
+
+def _rows(x_BTC: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Returns [B, T, C] as [N, C], and what makes the product whole again.
+
+    The same products, but XLA's CPU compiler then makes no transposed copies for the weights'
+    gradients. Not where a mesh splits the places of a row: N would be split in no order that a
+    mesh can say, and everything be gathered.
+    """
+    if parts("sequence") > 1:
+        return x_BTC, lambda y: y
+    rows, width = x_BTC.shape[:-1], x_BTC.shape[-1]
+    return x_BTC.reshape(-1, width), lambda y: y.reshape(*rows, y.shape[-1])

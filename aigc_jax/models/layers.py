@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# A logit that no softmax sees. Finite, so that a row with nothing to attend to stays finite.
-MASKED = -1e30
+from aigc_jax.models.attention import MASKED, blockwise, fused
+from aigc_jax.models.layout import ROWS, parts, pin
+from aigc_jax.models.platform import on_cpu
 
 
 class LayerCache(NamedTuple):
@@ -27,15 +28,18 @@ class LayerCache(NamedTuple):
 class View(NamedTuple):
     """What the layers of one call share.
 
-    mask_BTS: True where a query may look at a key. positions_BT: int, each token's place in its
-    document. bias_BHTS: added to the attention logits, or None. start: int32 scalar, the place in
-    the cache where the call's first key goes.
+    mask_BTS: True where a query may look at a key; None if attention does not go the plain way, and
+    then makes its masks itself. positions_BT: int, each token's place in its document. bias_BHTS:
+    added to the attention logits, or None. start: int32 scalar, the place in the cache where the
+    call's first key goes. prefix_B, segments_BT: see `attention_mask`; read where there is no mask.
     """
 
-    mask_BTS: jax.Array
+    mask_BTS: jax.Array | None
     positions_BT: jax.Array
     bias_BHTS: jax.Array | None
     start: jax.Array
+    prefix_B: jax.Array | None = None
+    segments_BT: jax.Array | None = None
 
 
 def fence(x: jax.Array) -> jax.Array:
@@ -44,39 +48,7 @@ def fence(x: jax.Array) -> jax.Array:
     Without it the backward pass of the residual stream is fused again through all earlier blocks,
     which makes a small model's step 1.3 to 1.4 times slower. The identity, in value and gradient.
     """
-    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
-def attention_mask(
-    query_BT: jax.Array,
-    key_BS: jax.Array,
-    *,
-    window: int = 0,
-    prefix_B: jax.Array | None = None,
-    start_B: jax.Array | None = None,
-    segments: tuple[jax.Array, jax.Array] | None = None,
-) -> jax.Array:
-    """Returns who may look at whom, bool [B, T, S].
-
-    Args:
-      query_BT, key_BS: int, places counted along the row. No query sees a later key.
-      window: a query sees this many places, its own included; 0 for all.
-      prefix_B: int, how many places at a row's beginning all see each other, later ones too
-        (prefix LM: Raffel et al. 2020, arXiv:1910.10683, section 3.2.1).
-      start_B: int, where a row's first real token stands; nobody sees the padding before it.
-      segments: int [B, T] of the queries and [B, S] of the keys; nobody sees another segment.
-    """
-    query, key = query_BT[:, :, None], key_BS[:, None, :]
-    mask_BTS = key <= query
-    if window:
-        mask_BTS &= query - key < window
-    if prefix_B is not None:
-        mask_BTS |= jnp.maximum(query, key) < prefix_B[:, None, None]
-    if start_B is not None:
-        mask_BTS &= key >= start_B[:, None, None]
-    if segments is not None:
-        mask_BTS &= segments[0][:, :, None] == segments[1][:, None, :]
-    return mask_BTS
+    return jax.lax.optimization_barrier(x) if on_cpu() else x
 
 
 class Norm(nn.Module):
@@ -111,10 +83,9 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), with fewer
     heads of keys and values than of queries if asked (GQA: Ainslie et al. 2023, arXiv:2305.13245).
 
-    Dense layers see [N, C] rather than [B, T, C]: the same products, but XLA's CPU compiler then
-    makes no transposed copies for the weights' gradients. One product makes queries, keys and
-    values; its columns are ordered by group (the R queries of a group, its key, its value), so
-    that a mesh may split them between groups.
+    One product makes queries, keys and values; its columns are ordered by group (the R queries of a
+    group, its key, its value), so that a mesh may split them between groups. Where a mesh splits
+    the places of a row, queries stay where they are and keys and values are gathered.
 
     Attributes:
       heads: H. kv_heads: K, a divisor of H. width: C, a multiple of H.
@@ -127,6 +98,8 @@ class Attention(nn.Module):
       dropout: on the attention weights and on the output.
       std, out_std: standard deviations of the initial weights; the second is the output
         projection's.
+      form, window, alibi, block: where a view has no mask: "blockwise" or "fused", and see
+        `attention.blockwise`.
     """
 
     heads: int
@@ -140,20 +113,42 @@ class Attention(nn.Module):
     dropout: float
     std: float
     out_std: float
+    form: str = "plain"
+    window: int = 0
+    alibi: bool = False
+    block: int = 0
 
     @nn.compact
     def __call__(
-        self, x_NC: jax.Array, view: View, cache: LayerCache | None
+        self, x_BTC: jax.Array, view: View, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attends.
 
         Args:
-          x_NC: the layer's input. cache: keys and values of earlier calls, or None.
+          x_BTC: the layer's input. cache: keys and values of earlier calls, or None.
 
         Returns:
-          [N, C], and the cache with this call's keys and values in place.
+          [B, T, C], and the cache with this call's keys and values in place.
         """
-        q_BTHD, k_BTKD, v_BTKD = self._project(x_NC, view)
+        q_BTHD, k_BTKD, v_BTKD = self._project(x_BTC, view)
+        if view.mask_BTS is None:
+            y_BTHD = self._unmasked(q_BTHD, k_BTKD, v_BTKD, view)
+        else:
+            y_BTHD, cache = self._plain(q_BTHD, k_BTKD, v_BTKD, view, cache)
+        out = self.dense(self.width, name="out", kernel_init=nn.initializers.normal(self.out_std))
+        y_BTC = out(y_BTHD.reshape(x_BTC.shape))
+        return nn.Dropout(self.dropout, name="dropout")(y_BTC, deterministic=False), cache
+
+    def _plain(
+        self,
+        q_BTHD: jax.Array,
+        k_BTKD: jax.Array,
+        v_BTKD: jax.Array,
+        view: View,
+        cache: LayerCache | None,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """All weights at once, [B, H, T, S]; returns [B, T, H, D] and the cache."""
+        assert view.mask_BTS is not None
         k_BKSD, v_BKSD = k_BTKD.swapaxes(1, 2), v_BTKD.swapaxes(1, 2)
         if cache is not None:
             put = jax.lax.dynamic_update_slice_in_dim
@@ -171,28 +166,41 @@ class Attention(nn.Module):
         if view.bias_BHTS is not None:
             att_BHTS += view.bias_BHTS
         att_BHTS = jnp.where(view.mask_BTS[:, None], att_BHTS, MASKED)
-        att_BHTS = jax.nn.softmax(att_BHTS, axis=-1).astype(x_NC.dtype)
+        att_BHTS = jax.nn.softmax(att_BHTS, axis=-1).astype(q_BTHD.dtype)
         att_BHTS = nn.Dropout(self.dropout, name="dropout_weights")(att_BHTS, deterministic=False)
         att_BKRTS = att_BHTS.reshape(att_BKRTS.shape)
         y_BTKRD = jnp.einsum("bkrts,bksd->btkrd", att_BKRTS, v_BKSD)
-        y_NC = self.dense(self.width, name="out", kernel_init=nn.initializers.normal(self.out_std))(
-            y_BTKRD.reshape(x_NC.shape)
-        )
-        return nn.Dropout(self.dropout, name="dropout")(y_NC, deterministic=False), cache
+        return y_BTKRD.reshape(q_BTHD.shape), cache
 
-    def _project(self, x_NC: jax.Array, view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _unmasked(
+        self, q_BTHD: jax.Array, k_BTKD: jax.Array, v_BTKD: jax.Array, view: View
+    ) -> jax.Array:
+        """Never makes [T, S], nor a mask of it; returns [B, T, H, D]."""
+        if self.form == "fused":
+            return fused(q_BTHD, k_BTKD, v_BTKD, scale=self.scale, window=self.window)
+        segments = None if view.segments_BT is None else (view.segments_BT, view.segments_BT)
+        return blockwise(
+            q_BTHD, k_BTKD, v_BTKD, scale=self.scale, cap=self.cap, window=self.window,
+            alibi=self.alibi, prefix_B=view.prefix_B, segments=segments, dropout=self.dropout,
+            key=self.make_rng("dropout") if self.dropout else None, block=self.block,
+        )  # fmt: skip
+
+    def _project(self, x_BTC: jax.Array, view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns queries [B, T, H, D], keys and values [B, T, K, D]."""
         batch, time = view.positions_BT.shape
         depth, group = self.width // self.heads, self.heads // self.kv_heads + 2
         qkv = self.dense(
             self.kv_heads * group * depth, name="qkv", kernel_init=nn.initializers.normal(self.std)
-        )(x_NC).reshape(batch, time, self.kv_heads, group, depth)
+        )(x_BTC).reshape(batch, time, self.kv_heads, group, depth)
         q = qkv[:, :, :, :-2].reshape(batch, time, self.heads, depth)
         k, v = qkv[:, :, :, -2], qkv[:, :, :, -1]
         if self.qk_norm is not None:
             q, k = self.qk_norm(name="query_norm")(q), self.qk_norm(name="key_norm")(k)
         if self.rotate is not None:
             q, k = self.rotate(q, view.positions_BT), self.rotate(k, view.positions_BT)
+        if parts("sequence") > 1:
+            q = pin(q, ROWS, "sequence", "tensor", None)
+            k, v = (pin(x, ROWS, None, "tensor", None) for x in (k, v))
         return q, k, v
 
 
@@ -207,7 +215,7 @@ GATED = {"swiglu"}
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between. [N, C] -> [N, C].
+    """Two dense layers with an activation between. [B, T, C] -> [B, T, C].
 
     Attributes:
       activation: a name in ACTIVATIONS. hidden: F. The others: see `Attention`.
@@ -222,17 +230,17 @@ class MLP(nn.Module):
     out_std: float
 
     @nn.compact
-    def __call__(self, x_NC: jax.Array) -> jax.Array:
+    def __call__(self, x_BTC: jax.Array) -> jax.Array:
         init, act = nn.initializers.normal(self.std), ACTIVATIONS[self.activation]
-        h_NF = self.dense(self.hidden, name="hidden", kernel_init=init)(x_NC)
+        h_BTF = self.dense(self.hidden, name="hidden", kernel_init=init)(x_BTC)
         if self.activation in GATED:
-            h_NF = act(self.dense(self.hidden, name="gate", kernel_init=init)(x_NC)) * h_NF
+            h_BTF = act(self.dense(self.hidden, name="gate", kernel_init=init)(x_BTC)) * h_BTF
         else:
-            h_NF = act(h_NF)
-        y_NC = self.dense(self.width, name="out", kernel_init=nn.initializers.normal(self.out_std))(
-            h_NF
-        )
-        return nn.Dropout(self.dropout, name="dropout")(y_NC, deterministic=False)
+            h_BTF = act(h_BTF)
+        y_BTC = self.dense(
+            self.width, name="out", kernel_init=nn.initializers.normal(self.out_std)
+        )(h_BTF)
+        return nn.Dropout(self.dropout, name="dropout")(y_BTC, deterministic=False)
 
 
 class Block(nn.Module):
@@ -249,14 +257,14 @@ class Block(nn.Module):
     post: bool
 
     def __call__(
-        self, x_NC: jax.Array, cache: LayerCache | None, view: View
+        self, x_BTC: jax.Array, cache: LayerCache | None, view: View
     ) -> tuple[jax.Array, LayerCache | None]:
-        """[N, C] -> [N, C] and the layer's cache; see `Attention`."""
+        """[B, T, C] -> [B, T, C] and the layer's cache; see `Attention`."""
         before, after = self._around(self.attention_norm)
-        y_NC, cache = self.attention(before(x_NC), view, cache)
-        x_NC = after(x_NC + y_NC)
+        y_BTC, cache = self.attention(before(x_BTC), view, cache)
+        x_BTC = pin(after(x_BTC + y_BTC), ROWS, "sequence", None)
         before, after = self._around(self.mlp_norm)
-        return after(x_NC + self.mlp(before(x_NC))), cache
+        return pin(after(x_BTC + self.mlp(before(x_BTC))), ROWS, "sequence", None), cache
 
     def _around(self, norm: Any) -> tuple[Any, Any]:
         """What is done before the layer and after the sum."""

@@ -7,6 +7,10 @@ import math
 from typing import Any, get_args
 
 from aigc_jax.errors import UserError
+from aigc_jax.models.attention import unfused
+
+# What older run folders may say.
+_RENAMED = {("remat", "block"): "full", ("remat", "products"): "dots_no_batch"}
 
 
 def check(o: Any) -> None:
@@ -18,12 +22,14 @@ def check(o: Any) -> None:
     for name, field in type(o).__dataclass_fields__.items():
         allowed = get_args(field.type)
         if allowed and isinstance(allowed[0], str) and getattr(o, name) not in allowed:
-            raise no(name, f"one of {', '.join(allowed)}")
+            now = _RENAMED.get((name, getattr(o, name)))
+            hint = f" (it is called '{now}' now)" if now else ""
+            raise no(name, f"one of {', '.join(allowed)}{hint}")
     for name in ("layers", "heads", "width", "mlp_ratio"):
         if getattr(o, name) < 1:
             raise no(name, "1 or more")
     for name in ("kv_heads", "window", "max_positions", "attention_cap", "logit_cap",
-                 "base_width", "base_heads"):  # fmt: skip
+                 "attention_block", "base_width", "base_heads"):  # fmt: skip
         if not 0 <= getattr(o, name) < math.inf:
             raise no(name, "0 or more")
     for name in ("init_std", "embed_std", "rope_base"):
@@ -34,6 +40,18 @@ def check(o: Any) -> None:
     if o.base_heads and not o.base_width:
         raise no("base_heads", "0 unless base_width says how wide the base model is")
     _check_together(o)
+    _check_memory(o)
+
+
+def _check_memory(o: Any) -> None:
+    if o.attention_block and o.attention not in ("auto", "blockwise"):
+        raise UserError(
+            f"task.model: attention_block={o.attention_block} is for attention='blockwise' (or"
+            f" 'auto'), not '{o.attention}'; leave it at 0."
+        )
+    why = unfused(o, o.dropout) if o.attention == "fused" else ""
+    if why:
+        raise UserError(f"task.model.attention='fused' is cuDNN's: {why}; take 'auto'.")
 
 
 def _check_together(o: Any) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from aigc_jax.errors import UserError
-from aigc_jax.models import limits, mup
+from aigc_jax.models import attention, limits, mup
 from aigc_jax.models.dense import TURNED, Dense, logits_of, prepared
 from aigc_jax.models.layers import (
     GATED,
@@ -21,15 +21,22 @@ from aigc_jax.models.layers import (
     LayerCache,
     Norm,
     View,
-    attention_mask,
     fence,
 )
+from aigc_jax.models.layout import ROWS, parts, pin
 from aigc_jax.models.positions import alibi, rotate, sinusoidal
 
 # What the backward pass finds instead of computing it again; the rest of a block is recomputed.
+# What `attention.blockwise` gave is small and dear, and kept wherever products are.
+_POLICIES = jax.checkpoint_policies
+_BLOCKWISE = _POLICIES.save_only_these_names(attention.NAME)
 REMAT = {
-    "block": jax.checkpoint_policies.nothing_saveable,  # only each block's input
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # what dense layers gave
+    "full": _POLICIES.nothing_saveable,  # only each block's input
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _BLOCKWISE),
+    "dots_no_batch": _POLICIES.save_from_both_policies(  # what dense layers gave
+        _POLICIES.dots_with_no_batch_dims_saveable, _BLOCKWISE
+    ),
+    "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
@@ -76,7 +83,13 @@ class Transformer(nn.Module):
       tied: the output layer is the embedding, transposed (Press & Wolf 2017, arXiv:1608.05859).
       scan: one compiled block that runs `layers` times, its parameters stacked; see `stack` and
         `unstack`. The same function; compiles faster, and runs slower at small widths.
-      remat: what the backward pass recomputes: "none", or see REMAT.
+      attention: how long rows attend: "plain" (all weights at once), "blockwise", "fused" (cuDNN's
+        kernels) or "auto": fused where it can be, blockwise from `attention.LONG` tokens a row on,
+        else plain. A call with a cache is plain. attention_block: queries, and keys, of a tile of
+        "blockwise"; 0 means `attention.BLOCK`.
+      remat: what the backward pass finds: "none" for all, "dots" for all products,
+        "dots_no_batch" for what dense layers gave, "offload" for the same in the host's memory,
+        "full" for a block's input alone. It computes the rest again.
       param_dtype: of the parameters. dtype: of activations and products; norms and softmax are
         float32 inside. logits_dtype: of the output.
     """
@@ -109,7 +122,9 @@ class Transformer(nn.Module):
     base_heads: int = 0
     tied: bool = True
     scan: bool = False
-    remat: Literal["none", "block", "products"] = "none"
+    attention: Literal["auto", "plain", "blockwise", "fused"] = "auto"
+    attention_block: int = 0
+    remat: Literal["none", "full", "dots", "dots_no_batch", "offload"] = "none"
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     logits_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -175,12 +190,11 @@ class Transformer(nn.Module):
             cache=cache, deterministic=deterministic,
         )  # fmt: skip
         x_BTC = x_BTC[:, -1:] if last else x_BTC
-        head_VC = self.head(self.variables["params"]).astype(self.dtype)
-        decoding = cache is not None
-        logits_NV = logits_of(x_BTC.reshape(-1, self.width), head_VC, decoding=decoding)
+        head_VC = pin(self.head(self.variables["params"]), "tensor", None).astype(self.dtype)
+        logits_BTV = logits_of(x_BTC, head_VC, decoding=cache is not None)
         if self.logit_cap:
-            logits_NV = self.logit_cap * jnp.tanh(logits_NV / self.logit_cap)
-        logits_BTV = logits_NV.reshape(*x_BTC.shape[:2], self.vocab_size)
+            logits_BTV = self.logit_cap * jnp.tanh(logits_BTV / self.logit_cap)
+        logits_BTV = pin(logits_BTV, ROWS, "sequence", "tensor")
         return logits_BTV.astype(self.logits_dtype), cache
 
     @nn.compact
@@ -210,23 +224,29 @@ class Transformer(nn.Module):
 
         Raises:
           UserError: T is more than `context` or than the cache holds; segments together with a
-            cache or a prefix.
+            cache or a prefix; a mesh that does not divide the heads or the tokens.
         """
         batch, time = tokens_BT.shape
         self._check_call(time, segments_BT, prefix_B, cache)
         dropout = 0.0 if deterministic else self.dropout
-        view = self._view(batch, time, positions_BT, segments_BT, prefix_B, cache)
+        grouped = segments_BT is not None or prefix_B is not None
+        form = attention.choose(
+            self, time, dropout=dropout, cached=cache is not None, grouped=grouped
+        )
+        view = self._view(batch, time, positions_BT, segments_BT, prefix_B, cache, form)
         x_BTC = self._embed(tokens_BT, view.positions_BT)
-        x_NC = x_BTC.reshape(batch * time, self.width)
-        x_NC = nn.Dropout(dropout, name="dropout")(x_NC, deterministic=False)
-        x_NC, layers = self._blocks(x_NC, None if cache is None else cache.layers, view, dropout)
+        x_BTC = nn.Dropout(dropout, name="dropout")(x_BTC, deterministic=False)
+        x_BTC = pin(x_BTC, ROWS, "sequence", None)
+        x_BTC, layers = self._blocks(
+            x_BTC, None if cache is None else cache.layers, view, dropout, form
+        )
         if self.norm_place == "pre":  # else the last block has ended with a norm
-            x_NC = self._norm()(name="final_norm")(x_NC)
+            x_BTC = self._norm()(name="final_norm")(x_BTC)
         if self.base_width:  # here, so that a loss that makes the logits itself sees it too
-            x_NC *= jnp.asarray(self._mup().output, x_NC.dtype)
+            x_BTC *= jnp.asarray(self._mup().output, x_BTC.dtype)
         if cache is not None:
             cache = Cache(layers, cache.length + time, cache.start_B)
-        return x_NC.reshape(batch, time, self.width), cache
+        return x_BTC, cache
 
     def _check_call(self, time: int, segments: Any, prefix: Any, cache: Cache | None) -> None:
         room, what = self.context, "the model's context"
@@ -238,6 +258,17 @@ class Transformer(nn.Module):
             raise UserError("segments can't be told apart with a cache; pass one or the other.")
         if segments is not None and prefix is not None:
             raise UserError("a prefix is counted along the row; pass it or segments, not both.")
+        groups, split = self.kv_heads or self.heads, parts("tensor")
+        if groups % split:
+            raise UserError(
+                f"mesh.tensor={split} does not divide the model's {groups} heads of keys and"
+                " values, which is how attention is split; choose a divisor of it."
+            )
+        if cache is None and time % parts("sequence"):
+            raise UserError(
+                f"mesh.sequence={parts('sequence')} does not divide the {time} tokens of a row;"
+                " choose data.context as a multiple of it."
+            )
 
     def _view(
         self,
@@ -247,6 +278,7 @@ class Transformer(nn.Module):
         segments_BT: jax.Array | None,
         prefix_B: jax.Array | None,
         cache: Cache | None,
+        form: str,
     ) -> View:
         """Works out the masks and positions that all layers share."""
         start = jnp.int32(0) if cache is None else cache.length
@@ -259,7 +291,9 @@ class Transformer(nn.Module):
             positions_BT = jnp.maximum(jnp.broadcast_to(query_1T, (batch, time)) - padding, 0)
         if prefix_B is not None and cache is not None:
             prefix_B = prefix_B + cache.start_B  # of the row's tokens; the mask counts slots
-        mask = attention_mask(
+        if form != "plain":
+            return View(None, positions_BT, None, start, prefix_B, segments_BT)
+        mask = attention.attention_mask(
             query_1T, key_1S, window=self.window, prefix_B=prefix_B,
             start_B=None if cache is None else cache.start_B,
             segments=None if segments_BT is None else (segments_BT, segments_BT),
@@ -279,7 +313,8 @@ class Transformer(nn.Module):
         embed = table("embed", self.vocab_size, self.embed_std)
         if not self.tied:
             table("head", self.vocab_size, 0.02)
-        x_BTC = embed.astype(self.dtype)[tokens_BT]
+        # On a mesh the table is made whole in width first: rows are found where they are used.
+        x_BTC = pin(embed, "tensor", None).astype(self.dtype)[tokens_BT]
         if self.positions == "learned":
             places = table("position_embed", self.max_positions or self.context, self.embed_std)
             x_BTC += places.astype(self.dtype)[positions_BT]
@@ -287,8 +322,10 @@ class Transformer(nn.Module):
             x_BTC += sinusoidal(positions_BT, self.width).astype(self.dtype)
         return x_BTC
 
-    def _blocks(self, x_NC: jax.Array, caches: Any, view: View, dropout: float) -> tuple[Any, Any]:
-        """Runs all blocks; returns [N, C] and their caches."""
+    def _blocks(
+        self, x_BTC: jax.Array, caches: Any, view: View, dropout: float, form: str
+    ) -> tuple[Any, Any]:
+        """Runs all blocks; returns [B, T, C] and their caches."""
         block: Any = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
@@ -300,19 +337,19 @@ class Transformer(nn.Module):
                 in_axes=(0, nn.broadcast),
                 length=self.layers,
             )
-            return scanned(**self._parts(dropout), name="blocks")(x_NC, caches, view)
+            return scanned(**self._parts(dropout, form), name="blocks")(x_BTC, caches, view)
         after = []
         for i in range(self.layers):
-            one = block(**self._parts(dropout), name=f"block_{i}")
-            x_NC, cache = one(fence(x_NC), None if caches is None else caches[i], view)
+            one = block(**self._parts(dropout, form), name=f"block_{i}")
+            x_BTC, cache = one(fence(x_BTC), None if caches is None else caches[i], view)
             after.append(cache)
-        return x_NC, tuple(after)
+        return x_BTC, tuple(after)
 
     def _norm(self) -> Any:
         center = self.norm == "layernorm"
         return partial(Norm, center, self.bias, self.dtype, self.param_dtype)
 
-    def _parts(self, dropout: float) -> dict[str, Any]:
+    def _parts(self, dropout: float, form: str) -> dict[str, Any]:
         """Makes the parts of one block."""
         norm, std = self._norm(), self.init_std * self._mup().std
         shared: dict[str, Any] = {
@@ -325,7 +362,7 @@ class Transformer(nn.Module):
             "out_std": 0.0 if self.zero_init else std / (2 * self.layers) ** 0.5,
             "parent": None,
         }
-        attention = Attention(
+        attend = Attention(
             heads=self.heads,
             kv_heads=self.kv_heads or self.heads,
             qk_norm=norm if self.qk_norm else None,
@@ -336,6 +373,10 @@ class Transformer(nn.Module):
             else None,
             scale=self._mup().attention,
             cap=self.attention_cap,
+            form=form,
+            window=self.window,
+            alibi=self.positions == "alibi",
+            block=self.attention_block,
             **shared,
         )
         hidden = self.mlp_ratio * self.width
@@ -343,7 +384,7 @@ class Transformer(nn.Module):
             hidden = -(-hidden * 2 // 3 // 8) * 8
         return {
             "attention_norm": norm(parent=None),
-            "attention": attention,
+            "attention": attend,
             "mlp_norm": norm(parent=None),
             "mlp": MLP(activation=self.mlp, hidden=hidden, **shared),
             "post": self.norm_place == "post",

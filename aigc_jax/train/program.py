@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aigc_jax.core import replicas
 from aigc_jax.core.task import Batch, Metrics, State
 from aigc_jax.errors import UserError
+from aigc_jax.train import shards
 from aigc_jax.train.reuse import canonical
 from aigc_jax.train.sharding import Placement, put
 
@@ -46,7 +48,7 @@ def global_batch(rows: Mapping[str, np.ndarray], placement: Placement) -> dict[s
     Raises:
       UserError: the mesh can't split the rows evenly.
     """
-    hosts = jax.process_count()
+    _, hosts = shards.rows(placement)
     shapes = {
         name: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype)
         for name, x in rows.items()
@@ -100,7 +102,8 @@ def _compiled(
     steps_per_call: int,
 ) -> Program:
     most = capacity(steps_per_call, abstract_batch)
-    shapes = jax.eval_shape(step, abstract_state, abstract_batch)[1]
+    with placement.scope():
+        shapes = jax.eval_shape(step, abstract_state, abstract_batch)[1]
 
     def several(state: State, batches: Batch, n: jax.Array) -> tuple[State, Metrics]:
         def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
@@ -117,17 +120,58 @@ def _compiled(
     stacked_batch = {
         name: jax.ShapeDtypeStruct((most, *x.shape), x.dtype) for name, x in abstract_batch.items()
     }
-    compiled = (
-        jax.jit(
-            several,
-            donate_argnums=0,
-            in_shardings=(where, placement.batches(), placement.replicated()),
-            out_shardings=(where, placement.replicated()),
+    if placement.mapper == "pmap":
+        return _copies(step, several, abstract_state, stacked_batch, placement)
+    with placement.scope():
+        compiled = (
+            jax.jit(
+                several,
+                donate_argnums=0,
+                in_shardings=(where, placement.batches(), placement.replicated()),
+                out_shardings=(where, placement.replicated()),
+            )
+            .lower(abstract_state, stacked_batch, jax.ShapeDtypeStruct((), jnp.int32))
+            .compile()
         )
-        .lower(abstract_state, stacked_batch, jax.ShapeDtypeStruct((), jnp.int32))
-        .compile()
-    )
     return Program(compiled, most, compiled)
+
+
+def _copies(
+    step: Callable[[State, Batch], tuple[State, Metrics]],
+    several: Callable[[State, Batch, Any], tuple[State, Metrics]],
+    state: State,
+    stacked: Mapping[str, Any],
+    placement: Placement,
+) -> Program:
+    """Compiles one copy of the program for each device, with its own rows: `jax.pmap`.
+
+    Raises:
+      UserError: a step that exchanges nothing between the copies: they would part.
+    """
+    copies = placement.data_shards
+    shapes = {
+        name: jax.ShapeDtypeStruct(
+            (copies, x.shape[0], x.shape[1] // copies, *x.shape[2:]), x.dtype
+        )
+        for name, x in stacked.items()
+    }
+    rows = {name: jax.ShapeDtypeStruct(x.shape[2:], x.dtype) for name, x in shapes.items()}
+    traced = jax.make_jaxpr(step, axis_env=[(replicas.AXIS, copies)])(state, rows)
+    if "psum" not in str(traced):
+        raise UserError(
+            "mesh.mapper='pmap': this task's step is written for a whole batch and exchanges"
+            " nothing between devices; use mapper='jit'."
+        )
+    mapped = jax.pmap(several, replicas.AXIS, in_axes=(None, 0, None), out_axes=None)
+    compiled = mapped.lower(state, shapes, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+
+    def run(state: State, batches: Batch, n: Any) -> tuple[State, Metrics]:
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(x.shape[0], copies, -1, *x.shape[2:]).swapaxes(0, 1)
+
+        return compiled(state, jax.tree.map(split, batches), n)  # type: ignore[no-any-return]
+
+    return Program(run, next(iter(stacked.values())).shape[0], compiled)
 
 
 def stack(rows: list[dict[str, np.ndarray]], most: int, placement: Placement) -> Batch:
