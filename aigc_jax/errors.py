@@ -1,4 +1,4 @@
-"""The two errors that are the user's to mend, and the nearest right name for a wrong one."""
+"""The errors that are the user's to mend, and the nearest right name for a wrong one."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,6 +18,15 @@ class StorageError(UserError):
     """The disk is full, read-only or gone. Nothing already saved is lost; the exit code is 4."""
 
     exit_code = 4
+
+
+class LostPeer(UserError):
+    """Another process of the run is gone or never came; the exit code is 5.
+
+    The same command, on the same or another number of processes, goes on from the last checkpoint.
+    """
+
+    exit_code = 5
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -293,7 +293,7 @@ def test_another_model_is_the_users_mistake_and_no_damage(tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         checkpoints.restore(*target(width=6, extra=True))
     words = str(caught.value)
-    assert "missing: params/model/second/bias, params/model/second/kernel" in words
+    assert "missing: params/model/second/bias [2], params/model/second/kernel [6, 2]" in words
     assert "differently shaped: params/model/first/kernel [5, 2] for [6, 2]" in words
     assert "\n" not in words
     assert checkpoints.restore(*target()) is not None
@@ -421,7 +421,7 @@ def test_init_from_takes_a_part(other: Path, tmp_path: Path) -> None:
     [
         ("params/model", "params/model", {"width": 6}, "shaped: first/kernel [4] for [6]"),
         ("params/model", "params/model", {"hidden": 3}, "missing: hidden/kernel"),
-        ("params/model/first", "params/model", {}, "extra: bias, kernel"),
+        ("params/model/first", "params/model", {}, "extra: bias [], kernel [4]"),
         ("params/modle", "params/model", {}, "it has: model"),
         ("params/model", "params/modle", {}, "it has: model"),
         ("params/model", "params/model/first/bias/x", {}, "nothing below it"),

@@ -3,13 +3,15 @@
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.cli import front, wire
+from aigc_jax.cli import front, processes, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError, nearest
 
@@ -28,7 +30,8 @@ def add(subparsers: Any) -> None:
         "train",
         help="train, or go on with a run: the same command again resumes it",
         description="Exit codes: 0 finished; 2 a mistake in what was asked; 3 stopped on bad"
-        " numbers; 4 the disk; 75 stopped by a signal, saved: the same command goes on.",
+        " numbers; 4 the disk; 5 another process of the run has died, 75 stopped by a signal,"
+        " saved: the same command goes on after both.",
     )
     front.add_config_arguments(parser)
     parser.add_argument("--workdir", type=Path, help="the run folder (default: runs/RECIPE)")
@@ -39,6 +42,15 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--allow-change", action="append", default=[], metavar="PATH",
         help="resume although this setting (or section) of the run has changed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=int, default=0, metavar="N",
+        help="N processes of this machine, on its CPU; 1: this one alone; 0 (the default): what"
+        " SLURM, Kubernetes, a TPU pod, torchrun or JAX_NUM_PROCESSES says",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", default="", metavar="FIRST:END",
+        help="write a trace of these steps into RUN/profile, for xprof",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -51,23 +63,80 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(cfg)
     allowed = _allowed(cfg, args.allow_change)
+    changed_settings(cfg, workdir, allowed)  # before JAX, and before other processes are met
+    if args.processes not in (0, 1):
+        return processes.launch(args.processes, sys.argv[1:])
 
     from aigc_jax.train.signals import Early, Signals
 
     command = shlex.join(["aigc", *sys.argv[1:]])
     try:
-        with Signals(saves=False) as signals:
-            outcome = one(cfg, workdir, signals=signals, command=command, allowed=allowed)
+        with Signals(saves=False) as signals, joined(cfg, args.processes, signals) as told:
+            command = told or command
+            outcome = one(cfg, workdir, signals=signals, command=command, allowed=allowed,
+                          profile=args.profile)  # fmt: skip
+            print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
+                  f"{workdir / 'report.html'}")  # fmt: skip
+            if outcome.kind == "stopped":
+                print(f"stopped by {outcome.reason}; to go on: {command}")
     except Early as signal:
         print(f"aigc: {signal}: stopped before the first step; the same command starts it.",
               file=sys.stderr)  # fmt: skip
         return STOPPED
-    print(f"{workdir}: {outcome.kind} at step {int(outcome.state.step)}; report: "
-          f"{workdir / 'report.html'}")  # fmt: skip
-    if outcome.kind == "stopped":
-        print(f"stopped by {outcome.reason}; to go on: {command}")
-        return STOPPED
-    return 0
+    return STOPPED if outcome.kind == "stopped" else 0
+
+
+@contextlib.contextmanager
+def joined(cfg: Any, processes: int, signals: Any) -> Iterator[str | None]:
+    """Makes this process one of several, where it was started as such, until the end.
+
+    Gives the command that started them all, if it is another one than this process's.
+
+    Raises:
+      UserError: hosts that differ. LostPeer: hosts that are missing.
+    """
+    wire.start_jax()
+    from aigc_jax.train import cluster, peers
+
+    found = None if processes == 1 else cluster.detected(os.environ)
+    if found is None:
+        yield None
+        return
+    try:
+        flat = {name: value for name, value, _ in config.diff(cfg, {})}
+        star = cluster.join(found, flat, signals)
+    except BaseException as error:
+        peers.here().leave(*_last_word(error))
+        raise
+    try:
+        with contextlib.ExitStack() as held:
+            star.parent = int(os.environ.get("AIGC_PARENT", 0)) or None
+            if star.index:  # one of them talks
+                quiet = held.enter_context(open(os.devnull, "w"))
+                held.enter_context(contextlib.redirect_stdout(quiet))
+            yield os.environ.get("AIGC_COMMAND")
+            cluster.part(star)
+    except BaseException as error:
+        words, code = _last_word(error)
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            traceback.print_exc()
+        else:
+            who = f"process {star.index}: " if star.index else ""
+            print(f"aigc: {who}{words}", file=sys.stderr, flush=True)
+        star.leave(words, code)
+        if star.count > 1:
+            # At the end of Python, JAX would wait for the others, who may never come.
+            os._exit(code)
+        raise
+
+
+def _last_word(error: BaseException) -> tuple[str, int]:
+    """One line and the exit code for what went wrong in one process of several."""
+    from aigc_jax.train.signals import Early
+
+    if isinstance(error, Early):
+        return f"{error}: stopped before the first step; the same command starts it", STOPPED
+    return str(error).split("\n")[0] or type(error).__name__, getattr(error, "exit_code", 1)
 
 
 def one(
@@ -79,6 +148,7 @@ def one(
     told: Callable[[int, dict[str, float]], None] | None = None,
     allowed: Sequence[str] = (),
     parts: Callable[[Any], wire.Parts] = wire.parts,
+    profile: str = "",
 ) -> Any:
     """One run in this process: starts it, or goes on with it, and writes its report.
 
@@ -88,6 +158,7 @@ def one(
       signals: installed by the caller, with `saves=False`: set to True once there is something to
         save. told: as the loop's. allowed: settings that may differ from the folder's.
       parts: makes the parts of the run; another one may keep some from run to run.
+      profile: "FIRST:END", steps to trace; see `train.profile`.
 
     Returns:
       A `train.loop.Outcome`.
@@ -96,6 +167,8 @@ def one(
       UserError: a mistake in what was asked. StorageError: the disk. BadNumbers: see
       `Settings.on_bad`. Early: a signal before the first step.
     """
+    from aigc_jax.train import peers
+
     changed_settings(cfg, workdir, allowed)
     command = command or shlex.join(["aigc", *sys.argv[1:]])
     with contextlib.ExitStack() as held:
@@ -103,13 +176,21 @@ def one(
         if not fresh:
             held.enter_context(taken(workdir))
         built = parts(cfg)
+        trace = _trace(profile, workdir, built.settings.steps)
         if fresh:  # only now, so that a mistake leaves no empty folder behind
             held.enter_context(taken(workdir))
         # Once more: another process may have been here before we had the lock.
         changed = changed_settings(cfg, workdir, allowed)
         check_data(built, workdir, allowed)
+        peers.here().everyone("the run folder")  # what was compared above is about to change
         held.enter_context(_said_to_be(command))
-        return _train(built, workdir, signals, changed, command, told)
+        return _train(built, workdir, signals, changed, command, told, trace)
+
+
+def _trace(words: str, workdir: Path, steps: int) -> Any:
+    from aigc_jax.train.profile import parse
+
+    return parse(words, workdir, steps)
 
 
 @contextlib.contextmanager
@@ -126,9 +207,12 @@ def _said_to_be(command: str) -> Iterator[None]:
 
 def taken(workdir: Path) -> Any:
     """Makes the run folder and returns its lock."""
+    from aigc_jax.train import peers
     from aigc_jax.train.lock import Lock
     from aigc_jax.train.storage import storage_errors
 
+    if peers.here().index:
+        return contextlib.nullcontext()  # process 0 has it
     with storage_errors(workdir):
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -188,7 +272,8 @@ def changed_settings(cfg: Any, workdir: Path, allowed: Sequence[str]) -> tuple[s
         words = "; ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in refused)
         raise UserError(
             f"{workdir} holds a run with another config ({words}). Give another --workdir, or"
-            f" --allow-change={refused[0][0]} to go on with the new value."
+            f" {' '.join(f'--allow-change={name}' for name, _, _ in refused)} to go on with the new"
+            " value" + ("s." if len(refused) > 1 else ".")
         )
     return tuple(n.removeprefix("hyper.") for n in known if n.startswith("hyper."))
 
@@ -207,19 +292,20 @@ def _train(
     changed: tuple[str, ...],
     command: str,
     told: Callable[[int, dict[str, float]], None] | None,
+    trace: Any,
 ) -> Any:
     import jax
 
     from aigc_jax.data.prefetch import Prefetcher
     from aigc_jax.report.folder import Run
     from aigc_jax.report.html import render
-    from aigc_jax.train import evaluation
+    from aigc_jax.train import evaluation, shards
     from aigc_jax.train.environment import environment
     from aigc_jax.train.loop import Loop
     from aigc_jax.train.program import capacity
     from aigc_jax.train.storage import write_atomic
 
-    shard = (jax.process_index(), jax.process_count())
+    shard, writes = shards.rows(built.placement), jax.process_index() == 0
 
     def write_sample(step: int, text: str) -> None:
         evaluation.write_sample(workdir, step, text)
@@ -244,13 +330,15 @@ def _train(
             unit=built.data.spec.facts.get("unit", "examples"),
             changed_hyper=changed,
             prepare=wire.initial_weights(built.config["init_from"]),
-            opened=lambda: write_folder(built, workdir, environment()),
+            opened=lambda: write_folder(built, workdir, environment()) if writes else None,
             command=command,
+            profile=trace,
             **({"told": told} if told else {}),
         )
         signals.saves = True
         outcome = loop.run()
-    write_atomic(workdir / "report.html", render(Run(workdir)))
+    if writes:
+        write_atomic(workdir / "report.html", render(Run(workdir)))
     return outcome
 
 
@@ -288,11 +376,12 @@ def _dry_run(cfg: Any) -> int:
 
     hyper = {name: jax.ShapeDtypeStruct((), "float32") for name in built.config["hyper"]}
     state = jax.eval_shape(built.task.init, jax.random.key(0), hyper)
-    built.placement.state(state)
+    where = dict(tree.named_leaves(built.placement.state(state)))
     for name, leaf in tree.named_leaves(state.params):
-        print(f"{name:60} {leaf.dtype}{list(leaf.shape)}")
+        spec = where[f"params/{name}"].spec
+        print(f"{name:60} {leaf.dtype}{list(leaf.shape)}" + (f"  {spec}" if any(spec) else ""))
     print(f"parameters: {tree.count(state.params):,}; state: {tree.size_bytes(state):,} bytes")
     for name, spec in built.data.spec.arrays.items():
         print(f"batch {name}: {spec.dtype}{list(spec.shape)}")
-    print(f"mesh: {dict(built.placement.mesh.shape)}; config: {config.digest(cfg)[:12]}")
+    print(f"{built.placement.words(state)}; config: {config.digest(cfg)[:12]}")
     return 0

@@ -157,8 +157,12 @@ def extractor(wanted: dict[str, Any]) -> Any:
         "seed": done.parts.settings.seed,
         "accuracy": accuracy[1] if accuracy else None,
     }
+    from aigc_jax.train import shards
+
+    # Whole on each process: what is judged with it differs from one to the other.
+    weights = shards.copy(done.weights, done.parts.placement)
     return extractors.of_run(
-        str(folder), done.parts.task.functions, done.weights, kind=wanted["kind"],
+        str(folder), done.parts.task.functions, weights, kind=wanted["kind"],
         shape=done.parts.data.spec.facts["shape"], record=record, sha256=wanted["sha256"],
     )  # fmt: skip
 
@@ -198,31 +202,17 @@ def initial_weights(init_from: dict[str, str]) -> Callable[[Any], Any]:
     """Returns what puts the weights of other runs into a fresh state.
 
     Args:
-      init_from: {"params/model": "runs/pretrained/params/model"}: a part of this run's state to a
-        run folder followed by a part of its newest checkpoint.
+      init_from: {"params/model": "runs/pretrained/params/model"}: a part of this run's state, or a
+        pattern of names, to a run folder followed by a part of its newest checkpoint.
 
     Raises:
       UserError: from the function returned: no such run or part, or names and shapes that differ.
     """
 
     def prepare(state: Any) -> Any:
-        from aigc_jax.train.graft import graft, read_subtree
+        from aigc_jax.train.graft import initial
 
-        for here, there in init_from.items():
-            run, mark, rest = there.rpartition("/params/")
-            if not mark:
-                raise UserError(
-                    f"init_from: '{there}' is no part of a run; write RUN/params/NETWORK."
-                )
-            source = read_subtree(Path(run) / "checkpoints", f"params/{rest}")
-            state = graft(state, here, source)
-            network = here.removeprefix("params/").split("/")[0]
-            if here.startswith("params/") and network in state.ema:
-                import jax
-
-                copied = jax.tree.map(lambda x: x.copy(), state.params[network])
-                state = state.replace(ema={**state.ema, network: copied})
-        return state
+        return initial(state, init_from)
 
     return prepare
 

@@ -37,13 +37,16 @@ def dump(
       The folder, and the first non-finite tensor in words, "" where none was found.
     """
     folder = workdir / "bad" / (str(step) if index == step else f"{step}-batch-{index}")
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "batch.npz", **batch)  # type: ignore[arg-type]
+    writes = jax.process_index() == 0
+    if writes:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(folder / "batch.npz", **batch)  # type: ignore[arg-type]
     found: dict[str, Any] = {"step": step, "batch": index, "metrics": dict(metrics)}
     if state is not None and step_fn is not None:
         found |= _trace(state, batch, step_fn)
-    write_atomic(folder / "report.json", json.dumps(strict(found), indent=2) + "\n")
+    if writes:
+        write_atomic(folder / "report.json", json.dumps(strict(found), indent=2) + "\n")
     name = found.get("first_nonfinite")
     return folder, f"{name} in the {found['in']}" if name else ""
 

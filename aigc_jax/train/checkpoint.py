@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from aigc_jax.core import tree
 from aigc_jax.core.task import State
 from aigc_jax.errors import UserError
-from aigc_jax.train.graft import misfit
+from aigc_jax.train import adapt, peers
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 Notes = dict[str, Any]
@@ -106,10 +106,19 @@ class Checkpoints:
                     get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
                 )
             )
+        several = peers.here().count > 1
         with storage_errors(folder):
+            if several and not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 folder,
                 options=ocp.CheckpointManagerOptions(
+                    create=not several,
+                    # Named one by one, they meet at barriers that end in time; all of them
+                    # unnamed would meet in a collective, which never does when one is missing.
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        active_processes=set(range(jax.process_count())) if several else None
+                    ),
                     preservation_policy=None
                     if read_only
                     else _managers.AnyPreservationPolicy(policies),
@@ -205,7 +214,8 @@ class Checkpoints:
 
         Args:
           target: the state's shapes and dtypes, from `jax.eval_shape`.
-          sharding: where each leaf goes, a tree like `target`.
+          sharding: where each leaf goes, a tree like `target`; the mesh that saved it, and whether
+            its layers were scanned, need not be the same. Arrays take the dtypes of `target`.
           step: this very step instead; then nothing else is tried.
 
         Returns:
@@ -221,17 +231,22 @@ class Checkpoints:
             sharding,
         )
         tried: set[int] = set()
-        while steps := [s for s in self.steps() if s not in tried and step in (None, s)]:
+        group = peers.here()
+        # Every process restores its part of one checkpoint, so all must take the same one.
+        while steps := group.agree(
+            [s for s in self.steps() if s not in tried and step in (None, s)]
+        ):
             candidate = steps[-1]
             tried.add(candidate)
-            problem = self._damage(candidate)
+            problem = group.agree(self._damage(candidate) if group.index == 0 else None)
             if problem is None:
                 loaded, problem = self._load(candidate, raw)
+                problem = next(filter(None, group.everyone("restored", problem)), None)
                 if problem is None:
                     if not self._read_only and self._sealed(candidate) is None:
                         # The process that saved it died first.
                         self._seals[candidate] = self._sealer.submit(self._write_seal, candidate)
-                    return _typed(loaded.state), loaded.notes
+                    return _typed(loaded[0]), loaded[1]
             if self._read_only:
                 # The run that writes here may have deleted it meanwhile and saved a newer one.
                 self._manager.reload()
@@ -252,13 +267,16 @@ class Checkpoints:
     def _load(self, step: int, raw: Any) -> tuple[Any, str | None]:
         """Returns what orbax restores, or what is wrong with the files."""
         try:
-            self._refuse_misfit(step, raw)
-            return self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(raw), notes=ocp.args.JsonRestore()
-                ),
-            ), None
+            plan = self._plan(step, raw)
+            parts: dict[str, Any] = {"notes": ocp.args.JsonRestore()}
+            if plan.direct():
+                parts["state"] = ocp.args.StandardRestore(raw)
+            loaded = self._manager.restore(step, args=ocp.args.Composite(**parts))
+            if plan.direct():
+                return (loaded.state, loaded.notes), None
+            wanted = dict(tree.named_leaves(raw))
+            found = adapt.read(self._folder / str(step) / "state", wanted, plan.sources)
+            return (tree.map_named(lambda name, _: found[name], raw), loaded.notes), None
         except UserError:
             raise
         except Exception as error:
@@ -266,18 +284,17 @@ class Checkpoints:
                 raise  # its files are right, so this is no damage: too little memory, or a bug
             return None, str(error).strip().split("\n")[0][:200] or type(error).__name__
 
-    def _refuse_misfit(self, step: int, raw: Any) -> None:
+    def _plan(self, step: int, raw: Any) -> adapt.Plan:
         """Raises UserError when a checkpoint holds another state than the one asked for."""
-        here, there = (
-            dict(tree.named_leaves(raw)),
-            dict(tree.named_leaves(_metadata(self._folder, step))),
-        )
-        if words := misfit(here, there):
+        there = adapt.saved_arrays(self._folder / str(step) / "state")
+        plan = adapt.plan(dict(tree.named_leaves(raw)), there)
+        if plan.problems:
             raise UserError(
                 f"The checkpoint of step {step} in {self._folder} holds another state than this"
-                f" config makes. {words}. Go back to the config it was saved with, or start anew in"
-                " another --workdir."
+                f" config makes. {plan.problems}. Go back to the config it was saved with, or start"
+                " anew in another --workdir."
             )
+        return plan
 
     def _sealed(self, step: int) -> dict[str, str] | None:
         """The hashes of a checkpoint's seal; None without one, or where it can't be read."""
@@ -300,14 +317,10 @@ class Checkpoints:
         return f"file {wrong[0]} has changed or is missing" if wrong else None
 
     def _set_aside(self, step: int) -> None:
-        with storage_errors(self._folder):
-            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            (self._folder / str(step)).rename(self._folder / f"damaged-{step}-{stamp}")
-            self._seal_path(step).unlink(missing_ok=True)
+        if peers.here().index == 0:
+            with storage_errors(self._folder):
+                stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+                (self._folder / str(step)).rename(self._folder / f"damaged-{step}-{stamp}")
+                self._seal_path(step).unlink(missing_ok=True)
+        peers.here().everyone("set aside")
         self._manager.reload()
-
-
-def _metadata(folder: Path, step: int) -> tree.Tree:
-    """The names, shapes and dtypes of a checkpoint, as nested dicts and lists."""
-    with ocp.StandardCheckpointer() as reader:
-        return reader.metadata(folder / str(step) / "state").item_metadata.tree

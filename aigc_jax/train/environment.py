@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "aigc_jax": aigc_jax.__version__,
-        "git": _git(),
+        "git": git(),
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -54,7 +54,7 @@ def _cpu() -> str:
     return platform.processor()
 
 
-def _git() -> dict[str, Any] | None:
+def git() -> dict[str, Any] | None:
     """The commit of the code that runs and what differs from it; None outside a checkout."""
     home = Path(aigc_jax.__file__).parent.parent
 

@@ -1,9 +1,9 @@
 """What evaluators are handed: compiled evaluation of a batch, sampling, places to write to."""
 
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from aigc_jax.core.task import Metrics, Task, Weights
 from aigc_jax.errors import UserError
-from aigc_jax.train import kept
+from aigc_jax.train import kept, shards
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import storage_errors, write_atomic
@@ -85,8 +85,8 @@ def context(
     desk: Desk = Desk(),  # noqa: B008  (immutable)
 ) -> Context:
     """Makes the context of a run; what takes long can be interrupted between two calls."""
-    compiled = jax.jit(task.eval)
-    shard = (jax.process_index(), jax.process_count())
+    compiled = within(placement, jax.jit(task.eval))
+    shard = shards.rows(placement)
     root = jax.random.key(0)
 
     def place(rows: Any) -> Any:
@@ -100,17 +100,54 @@ def context(
         tokenizer=data.tokenizer,
         eval_batch=signals.interruptible(eval_batch),
         finish=task.finish,
-        sample=signals.interruptible(task.sample) if task.sample else None,
-        functions=task.functions,
+        sample=signals.interruptible(sampling(placement, task.sample)) if task.sample else None,
+        functions={name: whole(placement, call) for name, call in task.functions.items()},
         place=signals.interruptible(place),
         write_sample=desk.write_sample,
         write_picture=desk.write_picture,
-        add_floors=partial(add_floors, desk, data.fingerprint),
-        keep=partial(kept.keep_arrays, desk.cache, data.fingerprint),
-        add_protocol=partial(kept.add_protocol, desk.run),
+        add_floors=functools.partial(add_floors, desk, data.fingerprint),
+        keep=functools.partial(kept.keep_arrays, desk.cache, data.fingerprint),
+        add_protocol=functools.partial(kept.add_protocol, desk.run),
         extractor=desk.extractor,
         last_step=desk.last_step,
     )
+
+
+def within(placement: Placement, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function, traced for the mesh; itself on one device."""
+    if placement.mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def scoped(*args: Any, **knobs: Any) -> Any:
+        with placement.scope():
+            return function(*args, **knobs)
+
+    return scoped
+
+
+def sampling(placement: Placement, sample: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `sample`; of several processes each draws all samples, with weights of its own."""
+    if jax.process_count() == 1:
+        return within(placement, sample)
+
+    def alone(weights: Weights, *args: Any, **knobs: Any) -> Any:
+        return sample(shards.copy(weights, placement), *args, **knobs)
+
+    return alone
+
+
+def whole(placement: Placement, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function; what it gives is whole on each of several processes."""
+    if jax.process_count() == 1:
+        return function
+
+    @functools.wraps(function)
+    def replicated(*args: Any, **knobs: Any) -> Any:
+        found = function(*args, **knobs)
+        return jax.lax.with_sharding_constraint(found, placement.replicated())
+
+    return replicated
 
 
 def write_sample(workdir: Path, step: int, text: str) -> None:

@@ -19,7 +19,7 @@ from aigc_jax.core import tree
 from aigc_jax.core.fingerprint import PARTS, fingerprint_host, fingerprints, kind, named_state
 from aigc_jax.core.task import Batch, Metrics, State
 from aigc_jax.train import checkpoint  # noqa: F401  (it keeps orbax's own log quiet)
-from aigc_jax.train.graft import read_state
+from aigc_jax.train.adapt import read_state
 from aigc_jax.train.lines import Lines
 from aigc_jax.train.log import rewind
 

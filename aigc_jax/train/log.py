@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError
+from aigc_jax.train import peers
 from aigc_jax.train.lines import Lines
 from aigc_jax.train.storage import storage_errors, write_atomic
 
@@ -21,8 +22,9 @@ _AXES = ("step", "wall")
 
 
 def warn(line: str) -> None:
-    """Prints a warning for the person who watches."""
-    print(f"aigc: warning: {line}", file=sys.stderr, flush=True)
+    """Prints a warning for the person who watches; of several processes, one does."""
+    if peers.here().index == 0:
+        print(f"aigc: warning: {line}", file=sys.stderr, flush=True)
 
 
 def strict(value: Any) -> Any:
@@ -216,6 +218,25 @@ class MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class NoLog:
+    """Stands for the log on every process but the one that writes."""
+
+    def write(self, step: int, values: Mapping[str, Any], wall: float) -> None:
+        """Does nothing, as all of these."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """See `MetricsLog`."""
+
+    def picture(self, step: int, name: str, pixels: Any) -> None:
+        """See `MetricsLog`."""
+
+    def flush(self) -> None:
+        """See `MetricsLog`."""
+
+    def close(self) -> None:
+        """See `MetricsLog`."""
 
 
 def _escape(text: str) -> str:

@@ -17,21 +17,20 @@ import numpy as np
 from aigc_jax.core.flops import count_flops
 from aigc_jax.core.task import State, Task, Weights, weights
 from aigc_jax.errors import StorageError
-from aigc_jax.train import fingerprint, guard, peak, program, sharding
+from aigc_jax.train import fingerprint, guard, peak, peers, program, sharding, shards
 from aigc_jax.train.autopsy import dump
 from aigc_jax.train.checkpoint import Checkpoints
 from aigc_jax.train.guard import Rollback
 from aigc_jax.train.ledger import Ledger
-from aigc_jax.train.log import MetricsLog, warn
+from aigc_jax.train.log import MetricsLog, NoLog, warn
 from aigc_jax.train.meter import Meter, shown
+from aigc_jax.train.profile import Trace
 from aigc_jax.train.progress import Progress
 from aigc_jax.train.records import Records
 from aigc_jax.train.settings import Settings
 from aigc_jax.train.signals import Interrupted, Signals
 
 Evaluator = Callable[[Weights, int], dict[str, float]]
-
-_CALL_SECONDS = 0.25  # a dispatch lasts about this long: a signal is answered that soon
 
 
 class Outcome(NamedTuple):
@@ -71,6 +70,7 @@ class Loop:
         about it: a start that fails earlier leaves the folder as it was.
       command: what to type to go on.
       told: takes (step, scores) after each evaluation; it may ask `signals` to stop the run there.
+      profile: which steps are traced.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Loop:
         opened: Callable[[], None] = lambda: None,
         command: str = "",
         told: Callable[[int, dict[str, float]], None] = lambda step, scores: None,
+        profile: Trace | None = None,
     ) -> None:
         settings.check()
         self.task, self.batch_at, self.evaluators = task, batch_at, evaluators
@@ -98,6 +99,7 @@ class Loop:
         self.signals, self.config, self.unit = signals, config, unit
         self.hyper, self.changed_hyper, self.prepare = dict(hyper), changed_hyper, prepare
         self.opened, self.command, self.told = opened, command, told
+        self.profile, self.meter = profile or Trace(), Meter(warn)
         self._init = guard.guarded_init(task.init)
         self._step = guard.guarded_step(task.step, policy=settings.on_bad, spike=settings.spike)
         if settings.fingerprint:
@@ -106,7 +108,6 @@ class Loop:
         self.shift = 0  # batches that rollbacks have passed over
         self.bad = 0
         self.evaluated: int | None = None
-        self.meter = Meter()
         self._pending: _Call | None = None
         self._shapes: Any = None  # of a batch, once something is compiled for it
         self._wall_before, self._born = 0.0, time.perf_counter()
@@ -141,7 +142,7 @@ class Loop:
         return float(notes["wall"])
 
     @property
-    def log(self) -> MetricsLog:
+    def log(self) -> MetricsLog | NoLog:
         """Where evaluators show texts and pictures; there is none before the first step."""
         return self.records.log
 
@@ -167,14 +168,14 @@ class Loop:
         Raises:
           BadNumbers: see `Settings.on_bad`. StorageError: the disk; the last checkpoint is whole.
         """
-        s = self.settings
         with Ledger(lambda: self.step, warn) as ledger:
-            self.records = Records(self.workdir, s, self.config, ledger, self.command)
+            self.records = Records(self.workdir, self.settings, self.config, ledger, self.command)
             return self._run()
 
     def _run(self) -> Outcome:
         s = self.settings
         self._write_status("running", "starting")
+        peers.here().on_end = lambda words: self._write_status("failed", words)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best,
             warn=warn,
@@ -183,9 +184,11 @@ class Loop:
             self._wall_before = self._open()
             self.records.start(self.step)
             with Progress(s.steps, self.step, unit="steps") as self.progress:
+                if self.placement.mesh.size > 1:
+                    self.progress.note(self.placement.words(self.state))
                 if self.step:
                     self.progress.note(f"resumed {self.workdir} at step {self.step}")
-                if self.step < s.steps and not self.signals.asked:
+                if self.step < s.steps and not peers.here().agree(self.signals.asked):
                     self.progress.doing("compiling")
                     self._compile()
                     self.progress.doing("")
@@ -195,11 +198,13 @@ class Loop:
                 if words := self.records.compiled:
                     self.progress.note(words)
         except BaseException as error:
+            peers.here().settle()
             self.checkpoints.close()
             with contextlib.suppress(StorageError):  # the first error is the one to tell
                 self._write_status("failed", str(error).split("\n")[0] or type(error).__name__)
             raise
         finally:
+            self.profile.close()
             self.checkpoints.close()
             self.records.close()
         kind = "stopped" if reason else "finished"
@@ -214,15 +219,26 @@ class Loop:
                 if self._due(self.settings.eval_every) and self.evaluated != self.step:
                     self._drain()
                     self._evaluate()
-                ended, asked = self.step >= self.settings.steps, self.signals.asked
-                if ended or asked or self._save_due():
+                ended = self.step >= self.settings.steps
+                # What clocks and signals say differs from process to process: one decides.
+                asked, save, n = peers.here().agree(self._plan(ended))
+                if save:
                     self._save()
                 if ended or asked:
                     self.checkpoints.finish()
                     return "" if ended and self.evaluated == self.step else asked or ""
-                self._advance(self._how_many())
+                self._advance(n)
             except Rollback as bad:
                 self._roll_back(bad)
+
+    def _plan(self, ended: bool) -> tuple[str | None, bool, int]:
+        """Which signal has come, whether to save, and how many steps to take then."""
+        asked = self.signals.asked
+        if ended or asked:
+            return asked, True, 0
+        seconds = self.meter.step_seconds
+        n = self.settings.ahead(self.step, self.program.capacity, seconds)
+        return None, self._save_due(), self.profile.cut(self.step, n)
 
     def _save_due(self) -> bool:
         minutes = (time.perf_counter() - self._last_save) / 60
@@ -232,30 +248,22 @@ class Loop:
     def _due(self, every: int) -> bool:
         return self.step >= self.settings.steps or bool(every and self.step % every == 0)
 
-    def _how_many(self) -> int:
-        """Steps of the next dispatch: to the next boundary, and not for too long."""
-        s = self.settings
-        marks = [e - self.step % e for e in (s.log_every, s.eval_every, s.save_every) if e]
-        seconds = self.meter.step_seconds
-        quick = int(_CALL_SECONDS / seconds) if seconds else 1
-        return max(1, min(self.program.capacity, s.steps - self.step, quick, *marks))
-
     def _advance(self, n: int) -> None:
         """Sends n steps to the devices, then reads the metrics of the dispatch before."""
+        self.profile.before(self.step, self._drain)
         with self.meter.timed("data"):
             rows = [self.batch_at(self.step + self.shift + i) for i in range(n)]
-        with self.meter.timed("dispatch"):
+        with self.meter.timed("dispatch"), self.profile.step(self.step):
             batches = program.stack(rows, self.program.capacity, self.placement)
             self.state, metrics = self.program.run(self.state, batches, np.int32(n))
-        before, self._pending = self._pending, _Call(self.step, n, metrics)
-        self.step += n
-        if before is not None:
-            self._read(before)
+        sent, self.step = _Call(self.step, n, metrics), self.step + n
+        self._drain(sent)
+        self.profile.after(self.step, self._drain)
 
-    def _drain(self) -> None:
-        """Reads the metrics that are still on the devices."""
-        if self._pending is not None:
-            before, self._pending = self._pending, None
+    def _drain(self, sent: _Call | None = None) -> None:
+        """Reads the metrics that are still on the devices, but those of what was just sent."""
+        before, self._pending = self._pending, sent
+        if before is not None:
             self._read(before)
 
     def _read(self, call: _Call) -> None:
@@ -271,10 +279,8 @@ class Loop:
             else:
                 del values["bad"]
                 self.meter.add(values)
-        end = call.first + call.n
-        if end >= self.settings.steps or (
-            self.settings.log_every and end % self.settings.log_every == 0
-        ):
+        s, end = self.settings, call.first + call.n
+        if end >= s.steps or (s.log_every and end % s.log_every == 0):
             self._log_row(end)
         else:
             self.progress.advance(end)
@@ -293,7 +299,7 @@ class Loop:
         row |= self.meter.speeds(self.unit, self.flops, self.peak.value)
         if self.bad:
             row["train/bad_total"] = float(self.bad)
-        self._write(step, row)
+        self.records.write(step, row, self.wall)
         self.progress.update(step, shown(row, self.unit), row["time/step"])
         self._write_status("running", "")
         self.meter.clear()
@@ -314,17 +320,14 @@ class Loop:
             self.progress.doing("")
             if hasattr(self, "peak"):
                 self.peak.measure()
-            self.meter.start()
+            self.meter.passed("evaluation")
         if row:
             s.check_best(row, begins=self.step == 0)
-            self._write(self.step, row)
+            self.records.write(self.step, row, self.wall)
             words = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
             self.progress.note(f"step {self.step}  {words}")
         self.evaluated = self.step
         self.told(self.step, row)
-
-    def _write(self, step: int, row: dict[str, float]) -> None:
-        self.records.write(step, row, self.wall)
 
     def _save(self) -> None:
         self._drain()
@@ -340,7 +343,7 @@ class Loop:
         }
         self.checkpoints.save(self.state, notes, self.records.scores(self.step))
         self._last_save = time.perf_counter()
-        self.meter.start()
+        self.meter.passed("save")
 
     def _write_status(self, state: str, reason: str) -> None:
         eta = self.progress.eta if hasattr(self, "progress") else None
@@ -364,7 +367,8 @@ class Loop:
             self.progress.note(f"bad numbers at {what}; skipped, see {folder}")
             return
         self._pending = None
-        state = self._replay(step)
+        state = shards.copy(self._replay(step), self.placement)
+        batch = shards.gather(batch, self.placement)
         folder, found = dump(
             self.workdir, step, metrics, batch, index, state=state, step_fn=self.task.step
         )

@@ -12,12 +12,14 @@ from aigc_jax.core.task import State
 from aigc_jax.errors import StorageError
 from aigc_jax.train.fingerprint import Fingerprints, drop
 from aigc_jax.train.ledger import Ledger
-from aigc_jax.train.log import MetricsLog, Status
+from aigc_jax.train.log import MetricsLog, NoLog, Status
 from aigc_jax.train.settings import Settings
 
 
 class Records:
     """The files of one run that grow, under one roof: opened, flushed and closed together.
+
+    Of several processes one writes them; the others keep the numbers alone.
 
     Args:
       workdir: the run folder; it must exist.
@@ -30,7 +32,7 @@ class Records:
       last: the latest value of each metric.
     """
 
-    log: MetricsLog
+    log: MetricsLog | NoLog
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Records:
         self.workdir, self.settings, self.config = workdir, settings, config
         self.last: dict[str, float] = {}
         self._ledger, self._command = ledger, command
+        self._writes = jax.process_index() == 0
         self._status = Status(workdir)
         self._prints: Fingerprints | None = None
         self._scores: tuple[int, dict[str, float]] = (0, {})  # of the newest step that has any
@@ -60,6 +63,9 @@ class Records:
           state, batch: of the run, or their shapes; no batch where no step will be taken.
         """
         self.close()
+        if not self._writes:
+            self.log = NoLog()
+            return
         self.log = MetricsLog(
             self.workdir,
             keep_to=keep_to,
@@ -69,11 +75,10 @@ class Records:
             config=self.config,
             run_name=self.workdir.name,
         )
-        if jax.process_index() == 0:
-            drop(self.workdir, keep_to)
-            every = int(self.settings.fingerprint)
-            if every and batch is not None:
-                self._prints = Fingerprints(self.workdir, every, state, batch)
+        drop(self.workdir, keep_to)
+        every = int(self.settings.fingerprint)
+        if every and batch is not None:
+            self._prints = Fingerprints(self.workdir, every, state, batch)
         if not self._ledger.is_open:
             self._ledger.open(self.workdir, start=self._status.starts)
 
@@ -100,6 +105,8 @@ class Records:
 
     def status(self, state: str, reason: str, **fields: Any) -> None:
         """Replaces status.json; `fields` as in `Status.write`."""
+        if not self._writes:
+            return
         following = "" if state == "finished" else self._command
         self._status.write(state, reason=reason, last=self.last, next=following, **fields)
 

@@ -8,6 +8,8 @@ from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.train.guard import POLICIES
 
+_CALL_SECONDS = 0.25  # a dispatch lasts about this long: a signal is answered that soon
+
 
 class Settings(NamedTuple):
     """How long a run is, what it writes down and when, and what it does on bad numbers.
@@ -59,6 +61,16 @@ class Settings(NamedTuple):
                      "save_minutes", "max_bad", "spike", "fingerprint"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"run.{name}={getattr(self, name)}: expected 0 or more.")
+
+    def ahead(self, step: int, most: int, seconds: float | None) -> int:
+        """Returns the steps of the next dispatch: to the next boundary, and not for too long.
+
+        Args:
+          step: where the run is. most: that one dispatch can take. seconds: of a step, if known.
+        """
+        marks = [e - step % e for e in (self.log_every, self.eval_every, self.save_every) if e]
+        quick = int(_CALL_SECONDS / seconds) if seconds else 1
+        return max(1, min(most, self.steps - step, quick, *marks))
 
     def check_best(self, row: Mapping[str, float], *, begins: bool) -> None:
         """Checks that `best` names a metric, which only an evaluation's row can tell.

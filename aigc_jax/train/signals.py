@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
+from aigc_jax.train import peers
 from aigc_jax.train.progress import restore_terminal
 
 T = TypeVar("T")
@@ -63,9 +64,9 @@ class Signals:
         self.asked = self.asked or reason
 
     def raise_if_asked(self) -> None:
-        """Raises Interrupted when a signal has come."""
-        if self.asked:
-            raise Interrupted(self.asked)
+        """Raises Interrupted when a signal has come; on all processes of a run, or on none."""
+        if asked := peers.here().agree(self.asked):
+            raise Interrupted(asked)
 
     def interruptible(self, function: Callable[..., T]) -> Callable[..., T]:
         """Wraps what an evaluator calls again and again, so that it can be given up between."""
