@@ -26,7 +26,7 @@ MODULES = {
     "array-record": "array_record",
 }
 # Declared for the sake of another package: see the comments in pyproject.toml.
-ONLY_FOR_OTHERS = {"importlib-resources", "pillow", "array-record"}
+ONLY_FOR_OTHERS = {"importlib-resources", "pillow", "array-record", "flatbuffers"}
 
 
 def _project() -> dict:

@@ -6,8 +6,9 @@ import statistics
 import time
 from typing import Any
 
-from aigc_jax.cli import front, wire
+from aigc_jax.cli import ahead, front, wire
 from aigc_jax.core import config
+from aigc_jax.core.devices import DEVICES
 from aigc_jax.core.units import human
 from aigc_jax.errors import UserError
 
@@ -21,6 +22,14 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--steps", type=int, default=10, help="steps to time (default 10); 0 only counts"
     )
+    parser.add_argument(
+        "--devices", metavar="N", help="compile for N simulated devices instead (512 at most)"
+    )
+    parser.add_argument("--mesh", metavar="AXIS:N,...", help="of them, as data:4,fsdp:2")
+    parser.add_argument(
+        "--target", metavar="DEVICE", help="estimate on these: " + ", ".join(DEVICES)
+    )
+    parser.add_argument("--tokens", metavar="COUNT", help="of the whole run, as 300B")
     parser.add_argument("--json", action="store_true", help="plain numbers, as one JSON object")
     parser.set_defaults(run=run)
 
@@ -29,14 +38,27 @@ def run(args: argparse.Namespace) -> int:
     """Counts, compiles the step, reads its memory, times a few steps, prints."""
     if args.steps < 0:
         raise UserError(f"--steps={args.steps}: expected 0 or more.")
+    if args.tokens and not args.target:
+        raise UserError("--tokens says for how long; add --target=DEVICE, which says on what.")
+    if args.devices is not None or args.mesh or args.target:
+        found = ahead.plan(args)
+        if args.json:
+            print(json.dumps(found))
+        else:
+            _print(ahead_words(found))
+        return 0
     built = wire.parts(config.load(args.config, args.overrides))
     plan = _plan(built, args.steps)
     if args.json:
         print(json.dumps(plan))
         return 0
-    for name, value in _words(plan, built.data.spec.facts.get("unit", "examples")):
-        print(f"{name:50} {value}")
+    _print(_words(plan, built.data.spec.facts.get("unit", "examples")))
     return 0
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    for name, value in rows:
+        print(f"{name:50} {value}".rstrip())
 
 
 def _plan(built: wire.Parts, timed: int) -> dict[str, Any]:
@@ -71,6 +93,10 @@ def _plan(built: wire.Parts, timed: int) -> dict[str, Any]:
     memory = compiled.compiled.memory_analysis()
     plan["argument_bytes"] = memory.argument_size_in_bytes
     plan["temporary_bytes"] = memory.temp_size_in_bytes
+    plan["device_bytes"] = (
+        memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    )  # fmt: skip
 
     state = sharding.create(built.placement, init, jax.random.key(settings.seed), hyper)
     seconds = []
@@ -103,6 +129,7 @@ def _words(plan: dict[str, Any], unit: str) -> list[tuple[str, str]]:
     rows += [
         ("per device: arguments", f"{human(plan['argument_bytes'])}B"),
         ("per device: temporary", f"{human(plan['temporary_bytes'])}B"),
+        ("per device: at most", f"{human(plan['device_bytes'])}B"),
         (f"{unit} a step", human(items)),
         (f"{unit} in all", human(items * steps)),
         ("compilation", f"{plan['compile_seconds']:.1f} s"),
@@ -114,3 +141,57 @@ def _words(plan: dict[str, Any], unit: str) -> list[tuple[str, str]]:
         source = plan["peak_source"]
         rows.append(("MFU", f"{share:.0f} % of {human(plan['peak_flops'])} FLOP/s ({source})"))
     return rows
+
+
+def ahead_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """The plan on simulated devices, as lines for a reader."""
+    sizes = ", ".join(f"{axis} {n}" for axis, n in plan["mesh"].items() if n > 1) or "one device"
+    rows = [
+        ("simulated devices", f"{plan['devices']} ({sizes})"),
+        ("parameters", f"{plan['parameters']:,}, {human(plan['parameter_bytes'])}B"),
+        ("state (parameters, optimizer, averages)", f"{human(plan['state_bytes'])}B"),
+        ("of it the optimizer", f"{human(plan['optimizer_bytes'])}B"),
+        ("per device: state and batch", f"{human(plan['argument_bytes'])}B"),
+        ("per device: gradients and activations", f"{human(plan['temporary_bytes'])}B"),
+        ("per device: at most", f"{human(plan['device_bytes'])}B"),
+        ("FLOPs a step (matrix products and convolutions)", human(plan["flops_a_step"])),
+    ]
+    for axes, kinds in plan["collective_bytes"].items():
+        said = ", ".join(f"{kind} {human(size)}B" for kind, size in kinds.items())
+        rows.append((f"exchanged a step over {axes}", said))
+    if plan["reduce_scatters_seen_as_all_reduce"]:
+        rows.append(("", "(each device keeps a part: a reduce-scatter on accelerators)"))
+    if plan["loops_of_unknown_length"]:
+        rows.append(("", f"({plan['loops_of_unknown_length']} loops of unknown length, once each)"))
+    rows.append(("each device sends a step", f"{human(plan['sent_bytes'])}B"))
+    if "target" not in plan:
+        return rows
+    name = plan["target"]["name"]
+    rows += _target_words(f"on {name}, as given", plan["target"])
+    proposal = plan["proposal"]
+    if proposal is None:
+        return [*rows, ("proposal", f"nothing that was tried fits {name}: take more devices")]
+    words = " ".join(proposal["settings"]) or "as given"
+    rows += [("proposal", words)]
+    size = proposal["device_bytes_on_paper"] or proposal["device_bytes"]
+    return [
+        *rows,
+        (
+            "proposal: a device holds",
+            f"{human(size)}B; {human(proposal['device_bytes'])}B compiled",
+        ),
+        *_target_words(f"on {name}, as proposed", proposal),
+        ("", "(at best, from published figures: products at the peak; data and fsdp behind them)"),
+    ]
+
+
+def _target_words(head: str, found: dict[str, Any]) -> list[tuple[str, str]]:
+    fits = "fits" if found["fits"] else "does not fit"
+    step, steps = found["seconds"], found["steps"]
+    return [
+        (f"{head}: memory", f"{human(found['held'])}B {fits} in {human(found['room'])}B"),
+        (f"{head}: a step", f"{1e3 * step:.3g} ms, bound by {found['bound']}"),
+        (f"{head}: MFU", f"{100 * found['mfu']:.0f} %"),
+        (f"{head}: {human(steps)} steps",
+         f"{found['days']:.3g} days, {human(found['device_hours'])} device-hours"),
+    ]  # fmt: skip

@@ -4,7 +4,17 @@ import math
 from typing import Any
 
 LOOP_METRICS = ("train/", "time/", "speed/", "memory/")
-"""What the metrics of the training loop begin with; any other metric came from an evaluator."""
+"""What the metrics of the training loop begin with; any other metric came from an evaluator.
+
+The times are seconds a step, means over the steps since the row before:
+
+  time/step        from the end of a step to the end of the next, evaluations and saves left out.
+  time/data        of it: waiting for batches from the pipeline.
+  time/dispatch    of it: copying batches to the devices and sending them their program.
+  time/wait        of it: waiting for the devices.
+  time/evaluation  besides: evaluations since the row before, over its steps.
+  time/save        besides: what saving held up; the rest of it goes on in the background.
+"""
 
 
 def human(number: float) -> str:

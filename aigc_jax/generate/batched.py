@@ -18,10 +18,14 @@ class Batched:
         float, which enters the program as data.
       classes: how many labels the family draws by; 0 for none.
       size: B of the compiled program, the most examples that are on the devices at once.
+
+    Attributes:
+      pure: `draw` as it was given.
     """
 
     def __init__(self, draw: Callable[..., Any], *, classes: int = 0, size: int = 100) -> None:
-        self._draw, self.classes, self.size = jax.jit(draw), classes, size
+        self.pure, self._draw = draw, jax.jit(draw)
+        self.classes, self.size = classes, size
 
     def __call__(
         self,

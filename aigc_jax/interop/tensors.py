@@ -14,13 +14,20 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.errors import UserError
 
 Tensors = dict[str, np.ndarray]
 
-_SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+_SAFE = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}  # fmt: skip
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -66,18 +73,22 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def write_safetensors(path: Path, tensors: Tensors, notes: dict[str, str]) -> None:
-    """Writes float32 arrays by name; `notes` stand in the file's metadata."""
+    """Writes arrays by name, widest numbers first; `notes` stand in the file's metadata."""
     header: dict[str, Any] = {"__metadata__": notes}
+    kinds = {dtype: kind for kind, dtype in _SAFE.items()}
+    # So that each array begins at a multiple of its numbers' size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     end = 0
-    for name, value in tensors.items():
-        begin, end = end, end + value.size * 4
-        header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [begin, end]}
+    for name, value in ordered:
+        begin, end = end, end + value.nbytes
+        kind = kinds[value.dtype.newbyteorder("<")]
+        header[name] = {"dtype": kind, "shape": value.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for value in tensors.values():
-            file.write(np.ascontiguousarray(value, "<f4").tobytes())
+        for _, value in ordered:
+            file.write(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def _safetensors(file: BinaryIO) -> tuple[Tensors, dict[str, str]]:

@@ -7,20 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from aigc_jax.core.devices import DEVICES
+
 _SIZE = 1536  # of the square matrices that a CPU multiplies
 
-# Dense bf16 FLOP/s of one device as JAX sees it, from the vendors' data sheets: NVIDIA A100, H100
-# SXM, H200 and L4 (without sparsity); Google Cloud's pages on TPU v4, v5e, v5p and v6e.
-PUBLISHED = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
+# Dense bf16 FLOP/s of one device as JAX sees it: what can be planned for, and two more (NVIDIA's
+# data sheet of the L4, without sparsity; another name of TPU v5p, after "TPU v5 lite").
+PUBLISHED = {device.kind: device.flops for device in DEVICES.values()} | {
     "L4": 121e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
     "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
 }
 
 
