@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.core import config, optim, schema, tree
 from aigc_jax.core.task import Task, weights
 from aigc_jax.data.base import ArraySpec, Spec
+from aigc_jax.models.transformer import Transformer
 from aigc_jax.train import guard, program, sharding
 from aigc_jax.train.evaluation import within
 
@@ -42,8 +44,14 @@ MESHES: dict[str, dict[str, Any]] = {
     "sequence": {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2},
     "slices": {"data": 2, "fsdp": 4, "slices": 2},
     "pmap": {"mapper": "pmap"},
+    "rows": {"data": 1, "sequence": 4, "tensor": 2},
     "fsdp 2": {"data": 1, "fsdp": 2},
     "fsdp 8": {"data": 1, "fsdp": 8},
+}
+
+ATTENTION: dict[str, dict[str, Any]] = {
+    "causal": {},
+    "window": {"window": 5, "kv_heads": 2, "positions": "alibi"},
 }
 
 
@@ -171,10 +179,44 @@ def scattered(text: str) -> list[str]:
     return [made[1] for made in found if made]
 
 
+def attended(mesh: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns (what the layers give, gradients) of attention by blocks on a mesh that splits the
+    places of a row, and of the plain form on one device.
+    """
+    tokens = np.random.default_rng(3).integers(0, VOCAB, (8, CONTEXT)).astype(np.int32)
+
+    def found(form: str, mesh: str) -> Any:
+        knobs: dict[str, Any] = {"attention": form, "attention_block": 3, **options}
+        network = Transformer(VOCAB, CONTEXT, layers=1, width=32, heads=4, **knobs)
+        params = jax.jit(network.init)(jax.random.key(0), tokens)["params"]
+        # Far from the small weights of a start, which attend to all places alike.
+        params = jax.tree.map(lambda x: 4.0 * x, params)
+
+        def loss(params: Any, tokens: Any) -> Any:
+            y = network.apply({"params": params}, tokens, method="features")[0]
+            return jnp.sin(y).sum() / 256, y
+
+        place = placement_of(mesh)
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), in_shardings=(None, place.batch()))
+        with place.scope():
+            (_, y), gradients = run(params, tokens)
+        return jax.device_get((y, gradients))
+
+    return found("blockwise", mesh), found("plain", "1")
+
+
 def main() -> None:
     report: dict[str, Any] = {}
     for item in sys.argv[1:]:
         family, _, names = item.partition("=")
+        if family == "attention":
+            report[family] = {}
+            for mesh in names.split(","):
+                for name, options in ATTENTION.items():
+                    blocks, plain = attended(mesh, options)
+                    zeros = jax.tree.map(np.zeros_like, plain)
+                    report[family][f"{name} {mesh}"] = [far(plain, blocks), far(zeros, plain)]
+            continue
         if family == "memory":
             programs = {mesh: built("lm", mesh)[0].compiled for mesh in names.split(",")}
             report[family] = {

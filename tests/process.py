@@ -18,6 +18,13 @@ from typing import Any
 HOUSE = Path(__file__).resolve().parent.parent
 PATIENCE = 240.0  # seconds; far beyond what is needed, so that only a hang reaches it
 
+
+def devices(count: int) -> str:
+    """XLA_FLAGS that make a process see so many devices; what else stands there stays."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return f"{flags} --xla_force_host_platform_device_count={count}".strip()
+
+
 _NURSERY = """
 import gc, importlib, json, os, signal, sys, traceback, warnings
 for name in ("jax", "optax", "flax.linen", "orbax.checkpoint"):

@@ -111,8 +111,7 @@ print("agree")
 
 
 def test_the_hash_does_not_depend_on_how_an_array_is_split() -> None:
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(process.HOUSE)}
+    env = {**os.environ, "XLA_FLAGS": process.devices(4), "PYTHONPATH": str(process.HOUSE)}
     done = subprocess.run([sys.executable, "-c", ON_FOUR], env=env, capture_output=True, text=True)
     assert done.stdout == "agree\n", done.stderr
 

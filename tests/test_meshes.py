@@ -32,8 +32,7 @@ def measured(*words: str) -> dict[str, Any]:
         [sys.executable, "-W", "error::UserWarning", str(HERE / "meshes.py"), *words],
         env={
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
-            " --xla_backend_optimization_level=0",
+            "XLA_FLAGS": process.devices(8),
             "PYTHONPATH": os.pathsep.join([str(HERE), str(process.HOUSE)]),
         },
         capture_output=True, text=True, timeout=process.PATIENCE,
@@ -52,7 +51,7 @@ def language() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def others() -> dict[str, Any]:
     words = [f"{name}={','.join(meshes)}" for name, meshes in CASES.items() if name != "lm"]
-    return measured(*words, "memory=fsdp 2,fsdp 8")
+    return measured(*words, "memory=fsdp 2,fsdp 8", "attention=sequence,rows")
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +136,15 @@ def test_memory_shrinks_as_the_mesh_grows(report: dict[str, Any]) -> None:
     (args_2, temp_2), (args_8, temp_8) = report["memory"]["fsdp 2"], report["memory"]["fsdp 8"]
     assert args_8 < 0.5 * args_2
     assert temp_8 < 0.8 * temp_2
+
+
+def test_attention_by_blocks_over_places_that_are_split_is_the_plain_form(
+    report: dict[str, Any],
+) -> None:
+    """What the layers give, and the gradients of all parameters; windows, grouped heads, ALiBi."""
+    assert set(report["attention"]) == {
+        f"{name} {mesh}" for name in meshes.ATTENTION for mesh in ("sequence", "rows")
+    }
+    for name, (apart, size) in report["attention"].items():
+        assert size > 0.5, name
+        assert apart < 2e-5, (name, apart)

@@ -36,16 +36,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on 8x1 devices, and copies of it that have come to step 6 of 12."""
     home = tmp_path_factory.mktemp("home")
     process.recipe(home, samples=False)
-    done = process.aigc(*words("whole"), folder=home, XLA_FLAGS=devices(8))
+    done = process.aigc(*words("whole"), folder=home, XLA_FLAGS=process.devices(8))
     assert done.code == 0, done.err
     for name in ("4x2", "2x1", "1"):
         shutil.copytree(home / "whole", home / name)
         shutil.rmtree(home / name / "checkpoints" / "12")
     return home
-
-
-def devices(count: int) -> str:
-    return f"--xla_force_host_platform_device_count={count}"
 
 
 def words(run: str, *more: str) -> list[str]:
@@ -61,7 +57,7 @@ def words(run: str, *more: str) -> list[str]:
 def test_a_run_goes_on_on_another_mesh(
     home: Path, name: str, count: int, more: tuple[str, ...]
 ) -> None:
-    went = process.aigc(*words(name, *more), folder=home, XLA_FLAGS=devices(count))
+    went = process.aigc(*words(name, *more), folder=home, XLA_FLAGS=process.devices(count))
     assert went.code == 0, went.err
     assert f"resumed {name} at step 6" in went.out
     expected, got = curve(home / "whole"), curve(home / name)

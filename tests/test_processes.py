@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from process import Process
+from process import Process, devices
 
 from aigc_jax.errors import LostPeer, UserError
 from aigc_jax.train import cluster, peers
@@ -83,7 +84,20 @@ def slow(self, n):
     return advance(self, n)
 Loop._advance = slow
 """
-TWO_DEVICES = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+# Spoils batch 6, and in it the second process's rows alone.
+SPOILT = """
+import os
+from aigc_jax.data.prefetch import Prefetcher
+get = Prefetcher.get
+def spoilt(self, step):
+    rows = get(self, step)
+    if step == 6 and os.environ.get("JAX_PROCESS_ID") != "0":
+        rows = {**rows, "mask": rows["mask"].copy()}
+        rows["mask"][-2:] = float("nan")
+    return rows
+Prefetcher.get = spoilt
+"""
+TWO_DEVICES = devices(2)
 
 
 def free_port() -> int:
@@ -235,6 +249,29 @@ def test_processes_are_started_here(folder: Path, whole: dict[int, dict[str, flo
     close(whole, curve(folder / "here"))
     status = json.loads((folder / "here" / "status.json").read_text())
     assert "--processes=0" not in " ".join(status["command"])
+
+
+@pytest.mark.slow
+def test_numbers_that_go_bad_on_one_process_are_bad_on_all(folder: Path) -> None:
+    """They stop all; then, with another policy, all go back to one checkpoint and on from there."""
+    run, first = folder / "bad", (SPOILT, SPOILT)
+    both = pair(folder, "--workdir=bad", first=first)
+    assert [process.end() for process in both] == [3, 3], both[0].err + both[1].err
+    assert "bad numbers at step 6: loss nan" in both[0].err
+    assert "first not finite: mask in the batch" in both[0].err
+    # The batch is there whole, though the first process never read its bad half.
+    mask = np.load(run / "bad" / "6" / "batch.npz")["mask"]
+    assert np.isnan(mask).all(1).tolist() == [False, False, True, True]
+
+    back = ("--config.run.on_bad=rollback", "--allow-change=run.on_bad")
+    both = pair(folder, "--workdir=bad", *back, first=first)
+    assert [process.end() for process in both] == [0, 0], both[0].err + both[1].err
+    assert "bad numbers at step 6" in both[0].out
+    assert "back to step 4" in both[0].out
+    alone(folder, "--workdir=bad-alone", *back[:1], first=SPOILT)
+    found = curve(run)
+    assert found[12]["train/bad_total"] == 1.0
+    close(curve(folder / "bad-alone"), found)
 
 
 def test_hosts_that_differ_or_are_missing_are_one_line(folder: Path) -> None:

@@ -132,7 +132,7 @@ def test_one_device_eight_and_four_by_two_agree(tmp_path: Path) -> None:
         [sys.executable, "-W", "error::UserWarning", "-c", ON_EIGHT],
         env={
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": process.devices(8),
             "PYTHONPATH": os.pathsep.join([str(here), str(process.HOUSE)]),
             "TMPDIR": str(tmp_path),
         },
