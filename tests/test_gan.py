@@ -13,7 +13,7 @@ from aigc_jax.core.task import weights
 from aigc_jax.data.base import ArraySpec, Spec
 from aigc_jax.errors import UserError
 from aigc_jax.models.conditioning import Pair
-from aigc_jax.tasks import assisted_gan, gan
+from aigc_jax.tasks import adversarial, assisted_gan, gan
 from aigc_jax.tasks.auxiliary import NAMES, lambda_at
 from aigc_jax.tasks.players import Players, Rules
 
@@ -150,6 +150,7 @@ def test_packing_puts_examples_side_by_side() -> None:
     np.testing.assert_array_equal(packed[0, ..., :3], x[0])
     np.testing.assert_array_equal(packed[0, ..., 3:], x[1])
     np.testing.assert_array_equal(packed[1, ..., 3:], x[3])
+    np.testing.assert_array_equal(players.unpack(packed), x)
     points = jnp.arange(8.0).reshape(4, 2)
     np.testing.assert_array_equal(players.pack(points), points.reshape(2, 4))
 
@@ -205,6 +206,60 @@ def test_ada_raises_its_strength_where_the_discriminator_overfits(
         state, metrics = task.step(state, rows)
         np.testing.assert_allclose(state.vars["ada"]["p"], way * 0.1 * (i + 1), rtol=1e-5)
     assert metrics["ada_p"][0] / metrics["ada_p"][1] == state.vars["ada"]["p"]
+
+
+def test_a_fixed_strength_is_a_number_of_hyper() -> None:
+    task, rows = make(augment="fixed"), batch()
+    step = jax.jit(task.step)
+    off, on = (step(start(task, augment_p=p), rows)[0] for p in (0.0, 0.9))
+    assert step._cache_size() == 1 and "ada" not in on.vars
+    plain, _ = make().step(start(task), rows)
+    for (path, a), (_, b) in zip(*map(tree.named_leaves, (off.params, plain.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=path)
+    assert not same(on.params, off.params)
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+def test_a_slope_is_that_of_the_pictures_before_augmentation(
+    monkeypatch: pytest.MonkeyPatch, packing: int
+) -> None:
+    monkeypatch.setattr(adversarial, "augment", lambda policy, key, x, strength: 3.0 * x)
+    task, rows = make(augment="fixed", penalties=("r1", "r2"), packing=packing), batch()
+    state = start(task, r1=2.0, r2=0.0)
+    match = task.init.__self__
+    _, metrics = task.step(state, rows)
+    game, whole = (metrics[n][0] / metrics[n][1] for n in ("discriminator_loss", "loss"))
+    net, label = match.players.pair.discriminator, jnp.zeros(ROWS // packing, jnp.int32)
+
+    def judge(x: jax.Array) -> jax.Array:
+        params = {"params": state.params["discriminator"]}
+        return net.apply(params, match.players.pack(x), label, train=True).logits.sum()
+
+    # d/dx D(3x) = 3 D'(3x); the squared slope of a pack is the sum over its pictures.
+    slope = 3.0 * jax.grad(judge)(3.0 * rows["x"])
+    want = 2.0 * 0.5 * (slope**2).sum() / (ROWS // packing)
+    np.testing.assert_allclose(whole - game, want, rtol=1e-4)
+
+
+def test_the_generator_may_have_rows_of_its_own() -> None:
+    task, rows = make(own_rows=True, critic_steps=3), batch(rows=8)
+    state, match = start(task), task.init.__self__
+    after, metrics = task.step(state, rows)
+    key, slow = jax.random.fold_in(state.key, 0), state
+    for i in range(3):
+        part = {name: x[2 * i : 2 * i + 2] for name, x in rows.items()}
+        slow, _ = match._critic_step(slow, part, jax.random.fold_in(key, i), jnp.int32(i))
+    rest = {name: x[6:] for name, x in rows.items()}
+    slow, _ = match._generator_step(slow, rest, jax.random.fold_in(key, 3))
+    for (path, a), (_, b) in zip(*map(tree.named_leaves, (after.params, slow.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=path)
+    assert metrics["loss"][1] == 6
+    # The game is one in which real rows count, so that others would have shown.
+    paired = make(own_rows=True, loss="relativistic_pairing")
+    other = {**rows, "x": rows["x"].at[4:].multiply(0.5)}
+    one, two = (paired.step(start(paired), x)[0].params for x in (rows, other))
+    assert same(one["discriminator"], two["discriminator"])
+    assert not same(one["generator"], two["generator"])
 
 
 def test_the_average_has_its_own_batch_statistics() -> None:
@@ -395,6 +450,7 @@ def test_truncation_keeps_latents_near() -> None:
         ({"penalty_every": 0}, "expected 1 or more"),
         ({"critic_steps": 3}, "choose a multiple of 3"),
         ({"critic_steps": 2, "packing": 4}, "choose a multiple of 8"),
+        ({"critic_steps": 2, "own_rows": True}, r"\(task.own_rows\).*choose a multiple of 3"),
         ({"unroll": -1}, "expected 0"),
         ({"augment": "mixup"}, "task.augment: there is no 'mixup'"),
         ({"latent": "cauchy"}, "task.latent"),
@@ -433,6 +489,8 @@ def test_points_are_neither_turned_nor_augmented() -> None:
     ):
         with pytest.raises(UserError, match=words):
             kind.make(spec((2,)), optimizer(), MODEL, **settings)
+    with pytest.raises(UserError, match="images of 2 channels have none"):
+        gan.make(spec((4, 4, 2)), optimizer(), MODEL, augment="fixed")
 
 
 def test_standing_statistics_are_those_of_many_batches() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aigc_jax.core import schema
 from aigc_jax.core.schema import Knob
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, nearest
 
 # Sections whose module is named by the config, and the room it is looked up in.
 SEAMS = {"task": "tasks", "data": "data"}
@@ -46,9 +46,24 @@ def layout(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Knob
     for optimizer, more in schema.hyper_of("core", "optim").items():
         numbers |= more if optimizer in _optimizers(groups["optim"]) else {}
     known |= {f"hyper.{k}": Knob(v, "float", required=False) for k, v in numbers.items()}
+    known |= _moving(groups["optim"], numbers, source)
     for key, inner in groups["evals"].items():
         known |= _seam(f"evals.{key}", "evals", inner, source)
     return known | {"init_from": Knob({}, "dict[str, str]", required=False)}
+
+
+def _moving(group: Mapping[str, Any], numbers: Mapping[str, float], source: str) -> dict[str, Knob]:
+    """The settings that `optim.burn_in` brings; see `core.burn_in`."""
+    said = group.get("burn_in")
+    names = [n for n in said if isinstance(n, str)] if isinstance(said, tuple | list) else []
+    for name in names:
+        if name not in numbers:
+            raise UserError(
+                f"{source}: optim.burn_in: there is no number '{name}' in hyper."
+                f"{nearest(name, numbers)} There are: {', '.join(sorted(numbers))}"
+            )
+    brought = ["burn_in", *(f"{name}_first" for name in names)] if names else []
+    return {f"hyper.{name}": Knob(None, "float", required=True) for name in brought}
 
 
 def _optimizers(group: Mapping[str, Any]) -> set[Any]:

@@ -62,12 +62,14 @@ class Optimizer(NamedTuple):
         regular expression found in a parameter's path says; see `models.mup`. Decoupled weight
         decay takes as much off a parameter as before. Raises UserError for an optimizer whose step
         depends on the gradient's size: other multipliers hold for it.
+      burn_in: names in `hyper` that move in the first steps; see `core.burn_in`.
     """
 
     init: Callable[..., Tree]
     update: Callable[..., tuple[Tree, Tree, dict[str, jax.Array]]]
     ema: bool
     scaled: "Callable[[Mapping[str, float]], Optimizer]"
+    burn_in: tuple[str, ...] = ()
 
 
 def _constant(t: jax.Array, hyper: Hyper) -> jax.Array:
@@ -160,6 +162,7 @@ def make(
     decay_steps: int | None = None,
     ema: bool = False,
     args: tuple = (),
+    burn_in: tuple[str, ...] = (),
     rules: tuple = (
         ("(bias|scale)$", {"label": "vectors", "decay": 0.0}),
         (".*", {"label": "matrices"}),
@@ -175,6 +178,9 @@ def make(
       ema: keep an exponential moving average of the parameters in `State.ema`; evaluators use it.
       args: more arguments for optax's function, constants of the program:
         (("nesterov", True), ...).
+      burn_in: names of numbers in `hyper`, of the optimizer or of the task, that go from
+        `hyper.NAME_first` to `hyper.NAME` along half a cosine in the first `hyper.burn_in` steps;
+        see `core.burn_in`. Naming them brings these settings into the config.
       rules: (regular expression, settings) pairs; the first whose expression is found in a
         parameter's path claims it, and every parameter must be claimed. Settings: "label" (its name
         in the metrics), "lr" and "decay" (multipliers), "freeze" (True: never changes), "name"
@@ -200,7 +206,7 @@ def make(
                 f"optim.name: '{other}' averages by itself and needs no decay: set optim.schedule"
                 "='constant' and optim.ema=False."
             )
-    return plan.optimizer(ema)
+    return plan.optimizer(ema)._replace(burn_in=burn_in)
 
 
 class Plan(NamedTuple):

@@ -142,7 +142,7 @@ class Head(nn.Module):
       classes: of the data. labels: one of DISCRIMINATOR_LABELS.
       outputs: O, 1 for a discriminator; more where its layers are used as an encoder.
       spread: append the batch's spread to the features (`spread_of_batch`).
-      spectral_norm: on its layers. kernel_init: of its kernels.
+      spectral_norm: on its layers. kernel_init: of its kernels. use_bias: in its layers.
     """
 
     classes: int
@@ -151,11 +151,12 @@ class Head(nn.Module):
     spread: bool = False
     spectral_norm: bool = False
     kernel_init: Any = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, features_BF: jax.Array, label_B: jax.Array, *, train: bool) -> Judged:
         def dense(width: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            layer = nn.Dense(width, kernel_init=self.kernel_init, name=name)
+            layer = nn.Dense(width, kernel_init=self.kernel_init, use_bias=self.use_bias, name=name)
             return spectral(layer, self.spectral_norm, train)
 
         seen = spread_of_batch(features_BF) if self.spread else features_BF

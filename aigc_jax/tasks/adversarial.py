@@ -1,6 +1,7 @@
 """The step of two players, which `gan` and `assisted_gan` share.
 
-The discriminator takes `critic_steps` steps on parts of the batch, then the generator takes one.
+The discriminator takes `critic_steps` steps on parts of the batch, then the generator takes one, on
+the last of them or on a part of its own.
 Networks that help stand beside either player and are trained with it (`tasks.auxiliary`).
 
 Letters: B = examples of one part of the batch, m = packing.
@@ -17,7 +18,7 @@ from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.core.task import Batch, Metrics, State, Task, single
 from aigc_jax.generate.batched import Batched
 from aigc_jax.losses import adversarial as losses
-from aigc_jax.models.augment import augment
+from aigc_jax.models.augment import Strength, augment
 from aigc_jax.models.conditioning import Judged
 from aigc_jax.tasks.auxiliary import Auxiliary, Scene
 from aigc_jax.tasks.players import Players
@@ -88,8 +89,9 @@ class Match:
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """The discriminator's steps, then the generator's."""
-        key, k = jax.random.fold_in(state.key, state.step), self.rules.critic_steps
-        parts = {name: x.reshape(k, x.shape[0] // k, *x.shape[1:]) for name, x in batch.items()}
+        key = jax.random.fold_in(state.key, state.step)
+        k, n = self.rules.critic_steps, self.rules.parts
+        parts = {name: x.reshape(n, x.shape[0] // n, *x.shape[1:]) for name, x in batch.items()}
 
         def critic(state: State, item: tuple[jax.Array, Batch]) -> tuple[State, Metrics]:
             return self._critic_step(state, item[1], jax.random.fold_in(key, item[0]), item[0])
@@ -97,7 +99,8 @@ class Match:
         if k == 1:
             state, metrics = critic(state, (jnp.int32(0), {n: x[0] for n, x in parts.items()}))
         else:
-            state, metrics = jax.lax.scan(critic, state, (jnp.arange(k), parts))
+            first = {name: x[:k] for name, x in parts.items()}
+            state, metrics = jax.lax.scan(critic, state, (jnp.arange(k), first))
             metrics = jax.tree.map(lambda x: x.sum(0), metrics)
         last = {name: x[-1] for name, x in parts.items()}
         state, more = self._generator_step(state, last, jax.random.fold_in(key, k))
@@ -109,9 +112,11 @@ class Match:
 
     def _seen(self, state: State, key: jax.Array, x: jax.Array) -> jax.Array:
         """What the discriminator sees of examples: augmented, then packed."""
-        if self.rules.augment != "none":
-            p = state.vars["ada"]["p"] if self.rules.augment == "ada" else jnp.ones(())
-            x = augment(self.rules.augment, key, x, p)
+        policy, hyper = self.rules.augment, state.hyper
+        if policy != "none":
+            p = state.vars["ada"]["p"] if policy == "ada" else hyper["augment_p"]
+            strength = Strength(p, hyper["augment_colour"] * p, hyper["augment_cutout"] * p)
+            x = augment(policy, key, x, strength)
         return self.players.pack(x)
 
     def _critic_loss(
@@ -131,8 +136,11 @@ class Match:
         if real.classes is not None and fake.classes is not None:
             total += losses.class_cross_entropy(real.classes, label).mean()
 
-        def logits(x: jax.Array) -> jax.Array:
-            return self.players.judge(own, kept, x, label[::m])[0].logits[:, 0]
+        # The slope is that with respect to the pictures themselves, through the augmentation, as
+        # StyleGAN2-ADA and R3GAN take it.
+        def logits(drawn: jax.Array, x: jax.Array) -> jax.Array:
+            seen = self._seen(state, drawn, self.players.unpack(x))
+            return self.players.judge(own, kept, seen, label[::m])[0].logits[:, 0]
 
         def penalty() -> jax.Array:
             found = jnp.zeros(())
@@ -143,8 +151,9 @@ class Match:
                     each = losses.lecam(r, f, mean["real"], mean["made"])
                 else:
                     points, centre = losses.PENALTIES[name]
-                    slope = losses.squared_slope(logits, points(inner, real_x, made_x))
-                    each = centre(slope)
+                    at = points(inner, self.players.pack(rows["x"]), self.players.pack(made))
+                    drawn = one if name == "r1" else two
+                    each = centre(losses.squared_slope(partial(logits, drawn), at))
                 found += hyper[name] * each.mean()
             return found * self.rules.penalty_every
 

@@ -23,6 +23,9 @@ HYPER = {
     "lecam": 0.3,
     "ada_target": 0.6,
     "ada_images": 500000.0,
+    "augment_p": 0.2,
+    "augment_colour": 1.0,
+    "augment_cutout": 0.0,
 }
 
 
@@ -41,6 +44,7 @@ def make(
     unroll: int = 0,
     augment: str = "none",
     latent: str = "normal",
+    own_rows: bool = False,
 ) -> Task:
     """Makes the task: V(D, G) + lambda_1 L(D, A_D) + lambda_2 L(G, A_G).
 
@@ -52,13 +56,15 @@ def make(
       auxiliaries: any of "rotation" (beside D), "info", "encoder", "feature_matching" (beside G)
         and "frozen_features" (a second discriminator); see `tasks.auxiliary`.
       codes: how many of the latents "info" finds again.
-      loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent: as in
-        `gan.make`.
+      loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent, own_rows: as
+        in `gan.make`.
 
     Raises:
       UserError: as `gan.make`, and a helper that doesn't exist or can't help here.
     """
-    rules = Rules(loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent)
+    rules = Rules(
+        loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent, own_rows
+    )
     players = make_players(spec, model, rules)
     match = Match(players, optimizer, make_helpers(auxiliaries, players, codes))
     task = match.task()

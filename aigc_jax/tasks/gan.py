@@ -18,6 +18,9 @@ HYPER = {
     "lecam": 0.3,
     "ada_target": 0.6,  # the mean sign of D(real) that ADA holds
     "ada_images": 500000.0,  # real images in which its strength can go from 0 to 1
+    "augment_p": 0.2,  # the chance of each change where task.augment is "fixed"
+    "augment_colour": 1.0,  # of each change of colour, as a multiple of that of the others
+    "augment_cutout": 0.0,  # of cutout, likewise
 }
 
 
@@ -34,6 +37,7 @@ def make(
     unroll: int = 0,
     augment: str = "none",
     latent: str = "normal",
+    own_rows: bool = False,
 ) -> Task:
     """Makes the task.
 
@@ -64,13 +68,19 @@ def make(
       packing: how many examples are judged together (PacGAN).
       unroll: how many answers of the discriminator the generator looks ahead. With Adam, give
         `optim.args=(("eps_root", 1e-12),)`: the gradient passes through its root.
-      augment: "none", "diffaugment" or "ada"; see `models.augment`.
+      augment: "none", "diffaugment", "ada" (its strength follows the overfitting and is in the
+        state) or "fixed" (the same changes, as often as `hyper.augment_p` says); see
+        `models.augment`.
       latent: "normal", or "uniform" in [-1, 1).
+      own_rows: the generator's step has rows of its own, as many as one of the discriminator's;
+        otherwise it plays against the rows that the discriminator saw last.
 
     Raises:
       UserError: a name that doesn't exist, or numbers that don't fit each other.
     """
-    rules = Rules(loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent)
+    rules = Rules(
+        loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent, own_rows
+    )
     players = make_players(spec, model, rules)
     return Match(players, optimizer).task()
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from aigc_jax.core.task import Batch, Metrics, Weights, row_keys
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.losses import adversarial as losses
-from aigc_jax.models.augment import POLICIES
+from aigc_jax.models.augment import KARRAS, POLICIES
 from aigc_jax.models.conditioning import MOMENTUM, Judged, Pair
 
 Tree = Any
@@ -28,6 +28,14 @@ class Rules(NamedTuple):
     unroll: int
     augment: str
     latent: str
+    own_rows: bool = False
+
+    @property
+    def parts(self) -> int:
+        """In how many a batch is divided: one for each of the discriminator's steps, and one for
+        the generator's where that has rows of its own.
+        """
+        return self.critic_steps + int(self.own_rows)
 
     def check(self, shape: tuple[int, ...], batch: int, labels: bool) -> None:
         """Raises UserError for a name that doesn't exist or numbers that don't fit."""
@@ -48,15 +56,21 @@ class Rules(NamedTuple):
                 raise UserError(f"task.{knob}={getattr(self, knob)}: expected {least} or more.")
         if self.unroll < 0:
             raise UserError(f"task.unroll={self.unroll}: expected 0 (none) or more.")
-        parts = self.critic_steps * self.packing
+        parts = self.parts * self.packing
         if batch % parts or batch == 0:
+            more = " and one of the generator (task.own_rows)" if self.own_rows else ""
             raise UserError(
                 f"run.batch_size={batch} is divided among task.critic_steps={self.critic_steps}"
-                f" steps of task.packing={self.packing} examples at a time; choose a multiple of"
-                f" {parts}."
+                f" steps{more} of task.packing={self.packing} examples at a time; choose a multiple"
+                f" of {parts}."
             )
         if self.augment != "none" and len(shape) != 3:
             raise UserError(f"task.augment={self.augment!r} changes images; this data has none.")
+        if self.augment in KARRAS and shape[-1] not in (1, 3):
+            raise UserError(
+                f"task.augment={self.augment!r} turns colours, and images of {shape[-1]} channels"
+                " have none; use 'diffaugment', or data of 1 or 3 channels."
+            )
         if self.packing > 1 and labels:
             raise UserError(
                 f"task.packing={self.packing}: packed examples have no common label; leave the"
@@ -111,6 +125,14 @@ class Players:
             return x
         x = jnp.moveaxis(x.reshape(x.shape[0] // m, m, *x.shape[1:]), 1, -2)
         return x.reshape(*x.shape[:-2], -1)
+
+    def unpack(self, x: jax.Array) -> jax.Array:
+        """Undoes `pack`: [B/m, ..., mC] -> [B, ..., C]."""
+        m = self.rules.packing
+        if m == 1:
+            return x
+        x = jnp.moveaxis(x.reshape(*x.shape[:-1], m, x.shape[-1] // m), -2, 1)
+        return x.reshape(-1, *x.shape[2:])
 
     def init(self, key: jax.Array) -> tuple[dict[str, Tree], dict[str, Tree]]:
         """Returns the first parameters of both, and what they keep."""
