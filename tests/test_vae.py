@@ -228,13 +228,15 @@ def test_a_conditional_model_reads_the_label(model: Any) -> None:
                    scale="pixel")  # fmt: skip
     weights, batch = random_weights(task), batch_of(2)
     functions = task.functions
-    z, x = np.zeros((2, 3), np.float32), batch["x"]
+    x, size = batch["x"], 3 + 2 * (model is TWO)
+    z = np.zeros((2, size), np.float32)
+    assert functions["latents"](jax.random.key(0), 2).shape == z.shape
     one, two = (functions["decode"](weights, z, np.full(2, i, np.int32)) for i in (0, 1))
     assert one.shape == (2, 4, 4, 1)
     assert (one != two).any()
     key = jax.random.key(0)
     a, b = (functions["encode"](weights, x, key, np.full(2, i, np.int32)) for i in (0, 1))
-    assert a.shape == (2, 3)
+    assert a.shape == (2, size)
     assert (a != b).all()
     with pytest.raises(UserError, match="conditional; pass a label"):
         functions["decode"](weights, z)
@@ -273,6 +275,30 @@ def test_the_posterior_s_draws_and_means(gray: Any) -> None:
     np.testing.assert_allclose(functions["decode"](weights, mean), again, rtol=1e-5, atol=1e-6)
 
 
+def test_the_code_of_two_layers_is_the_noise_of_their_priors() -> None:
+    task = task_of(model=TWO, binarize="none")
+    weights, batch = random_weights(task, seed=2), batch_of(2)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), weights.params["model"])
+
+    def layers(part: Any, h: np.ndarray) -> np.ndarray:
+        for i in range(2):
+            h = np.tanh(h @ part[f"hidden_{i}"]["kernel"] + part[f"hidden_{i}"]["bias"])
+        return h @ part["out"]["kernel"] + part["out"]["bias"]
+
+    z = layers(p["encoder"], batch["x"].reshape(2, 16) / 2.0 + 0.5)[:, :3]
+    y = layers(p["upper_encoder"], z)[:, :2]
+    mean, logvar = np.split(layers(p["upper_decoder"], y), 2, axis=1)
+    code = np.concatenate([(z - mean) / np.exp(logvar / 2), y], axis=1)
+    found = task.functions["features"](weights, batch)
+    np.testing.assert_allclose(found, code, rtol=1e-4, atol=1e-5)
+    shown = 2.0 / (1.0 + np.exp(-layers(p["decoder"], z))) - 1.0
+    for x in (
+        task.functions["decode"](weights, found),
+        task.functions["reconstruct"](weights, batch, jax.random.key(0)),
+    ):
+        np.testing.assert_allclose(np.reshape(x, (2, 16)), shown, rtol=1e-4, atol=1e-5)
+
+
 def test_a_learned_scale_is_learned_and_finds_the_error() -> None:
     task = task_of(likelihood="gaussian", binarize="none", scale="shared", sigma=0.1)
     state = jax.jit(lambda: state_of(task, real=True))()
@@ -298,6 +324,10 @@ def test_bits_per_dim() -> None:
         "loss": 16 * math.log(2), "bits_per_dim": pytest.approx(1.0),
     }  # fmt: skip
     assert task_of().finish({"loss": 3.0}) == {"loss": 3.0}
+    task = task_of(likelihood="logistic_mixture", binarize="none", mixtures=2)
+    found = task.eval(random_weights(task), batch_of(), jax.random.key(0))
+    means = {name: float(total / count) for name, (total, count) in found.items()}
+    assert task.finish(means)["bits_per_dim"] == pytest.approx(means["loss"] / 16 / math.log(2))
 
 
 def test_folding_and_the_product_form_of_a_convolution() -> None:

@@ -22,7 +22,9 @@ def kl(
 ) -> jax.Array:
     """Returns KL(N(mean, exp logvar), N(other_mean, exp other_logvar)) of each value, in nats."""
     gap = jnp.square(mean - other_mean) * jnp.exp(-other_logvar)
-    return 0.5 * (gap + jnp.exp(logvar - other_logvar) - 1.0 - logvar + other_logvar)
+    ratio = logvar - other_logvar
+    # Of many latents that cost next to nothing, exp(ratio) - 1 would leave rounding alone.
+    return 0.5 * (gap + jnp.expm1(ratio) - ratio)
 
 
 def log_normal(z: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:

@@ -31,13 +31,21 @@ def bernoulli(logits: jax.Array, x: jax.Array) -> jax.Array:
 def discretized_logistic(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
     """Returns log p(x) of independent 8-bit values, in nats, float32 [...].
 
+    Args: as of `log_bin`, with D in the last axis.
+    """
+    return log_bin(mean, log_scale, x).astype(jnp.float32).sum(-1)
+
+
+def log_bin(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns log p(x) of each 8-bit value by itself, in nats.
+
     A value has the logistic distribution's mass of its bin, 2/255 wide; the first and the last bin
     reach to infinity (Kingma et al. 2016, arXiv:1606.04934; Salimans et al. 2017,
     arXiv:1701.05517, section 2.1). The 256 probabilities of a value add up to 1.
 
     Args:
-      mean, x: [..., D], x in [-1, 1]: (2 level - 255) / 255.
-      log_scale: [..., D] or 1 where it is shared; taken within `LOG_SCALE`.
+      mean, x: [...], x in [-1, 1]: (2 level - 255) / 255.
+      log_scale: [...] or 1 where it is shared; taken within `LOG_SCALE`.
     """
     log_scale = jnp.clip(log_scale, *LOG_SCALE)
     half, inverse = 1.0 / (LEVELS - 1), jnp.exp(-log_scale)
@@ -46,12 +54,12 @@ def discretized_logistic(mean: jax.Array, log_scale: jax.Array, x: jax.Array) ->
     # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), and a - b is the bin's width
     # over the scale, wherever the bin lies: no difference of nearly equal numbers is taken.
     inside = jnp.log(-jnp.expm1(-2.0 * half * inverse))
-    log_p = (
+    log_p: jax.Array = (
         jnp.where(last, 0.0, jax.nn.log_sigmoid(upper))
         + jnp.where(first, 0.0, jax.nn.log_sigmoid(-lower))
-        + jnp.where(first | last, 0.0, jnp.broadcast_to(inside, x.shape))
+        + jnp.where(first | last, 0.0, jnp.broadcast_to(inside, upper.shape))
     )
-    return log_p.astype(jnp.float32).sum(-1)
+    return log_p
 
 
 def gaussian(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """From a decoder's output to a likelihood, a picture and a draw; and from gray values to bits.
 
-Letters in names: N examples, D = H * W * C observed values, P numbers a decoder gives for each.
+Letters in names: N examples, S = H * W pixels, C channels, D = S * C observed values, P planes: the
+numbers that a decoder gives for a pixel.
 """
 
 import math
@@ -12,23 +13,27 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from aigc_jax.errors import UserError, nearest
-from aigc_jax.losses.likelihood import bernoulli, discretized_logistic, gaussian
+from aigc_jax.losses import logistic_mixture
+from aigc_jax.losses.likelihood import LOG_SCALE, bernoulli, discretized_logistic, gaussian
 
-LIKELIHOODS = ("bernoulli", "discretized_logistic", "gaussian")
+LIKELIHOODS = ("bernoulli", "discretized_logistic", "gaussian", "logistic_mixture")
+OF_LEVELS = ("discretized_logistic", "logistic_mixture")  # of 8-bit values, so in bits a value
 SCALES = ("fixed", "shared", "pixel")
 BINARIZATIONS = ("dynamic", "fixed", "none")
 
 
 class Observation(NamedTuple):
-    """p(x | z) of one kind. `out` is what a decoder gives, [..., P * D]; `log_scale` float32 [1].
+    """p(x | z) of one kind. `out` is what a decoder gives, [..., S * P], pixel by pixel;
+    `log_scale` float32 [1].
 
     Attributes:
-      planes: P: 1, or 2 where a value has a scale of its own (all D locations, then all scales).
+      planes: P, of C channels: C, or 2 C where a value has a scale of its own (a pixel's C
+        locations, then its C scales), or what `losses.logistic_mixture.parts` takes apart.
       learned: whether `log_scale` is one trained number for all values.
       log_scale: where it begins, or stays.
       log_p: (out, x [..., D], log_scale) -> nats [...].
       mean: out -> [..., D] in [-1, 1], the picture that is shown.
-      draw: (keys [N], out [N, P * D], log_scale) -> [N, D] in [-1, 1].
+      draw: (keys [N], out [N, S * P], log_scale) -> [N, D] in [-1, 1].
     """
 
     planes: int
@@ -39,17 +44,22 @@ class Observation(NamedTuple):
     draw: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def observation(likelihood: str, scale: str, sigma: float) -> Observation:
+def observation(
+    likelihood: str, scale: str, sigma: float, *, channels: int = 1, mixtures: int = 10
+) -> Observation:
     """Makes the likelihood that a recipe names.
 
     Args:
-      likelihood: "bernoulli", of bits; "discretized_logistic", of 8-bit values; "gaussian".
-      scale: of the last two. "fixed": `sigma`; "shared": one learned number that begins there
-        (Rybkin et al. 2021, arXiv:2006.13202); "pixel": one from the decoder for each value.
+      likelihood: "bernoulli", of bits; "discretized_logistic", of 8-bit values; "gaussian";
+        "logistic_mixture", of 8-bit values, a pixel's channels together.
+      scale: of "discretized_logistic" and "gaussian". "fixed": `sigma`; "shared": one learned
+        number that begins there (Rybkin et al. 2021, arXiv:2006.13202); "pixel": one from the
+        decoder for each value.
       sigma: above 0; the values span [-1, 1].
+      channels: C. mixtures: components of a "logistic_mixture", 1 or more.
 
     Raises:
-      UserError: another name, or a sigma of 0 or less.
+      UserError: another name, a sigma of 0 or less, no component.
     """
     for word, value, known in (
         ("likelihood", likelihood, LIKELIHOODS),
@@ -62,31 +72,55 @@ def observation(likelihood: str, scale: str, sigma: float) -> Observation:
             )
     if not 0.0 < sigma < math.inf:
         raise UserError(f"task.sigma={sigma}: expected a number above 0.")
+    if mixtures < 1:
+        raise UserError(f"task.mixtures={mixtures}: expected 1 or more.")
     if likelihood == "bernoulli":
-        return Observation(1, False, 0.0, _bernoulli, _bernoulli_mean, _bernoulli_draw)
-    planes = 2 if scale == "pixel" else 1
+        return Observation(channels, False, 0.0, _bernoulli, _bernoulli_mean, _bernoulli_draw)
+    if likelihood == "logistic_mixture":
+        return _mixture(channels, mixtures)
+    return _located(likelihood, scale, sigma, channels)
+
+
+def _mixture(channels: int, mixtures: int) -> Observation:
+    sizes = {"channels": channels, "mixtures": mixtures}
+    return Observation(
+        logistic_mixture.numbers(**sizes),
+        False,
+        0.0,
+        lambda out, x, _: logistic_mixture.log_p(out, x, **sizes),
+        lambda out: logistic_mixture.mean(out, **sizes),
+        lambda keys_N, out, _: logistic_mixture.draw(keys_N, out, **sizes),
+    )
+
+
+def _located(likelihood: str, scale: str, sigma: float, channels: int) -> Observation:
+    """Values that are independent, each with a location and a scale."""
+    own = scale == "pixel"
     density = gaussian if likelihood == "gaussian" else discretized_logistic
 
     def parts(out: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if planes == 1:
+        if not own:
             return out, log_scale.reshape((1,) * out.ndim)
-        mean, own = jnp.split(out, 2, axis=-1)
-        return mean, own + math.log(sigma)  # so that a decoder that gives 0 begins at sigma
+        each = out.reshape(*out.shape[:-1], -1, 2, channels)
+        mean, log_own = (each[..., i, :].reshape(*out.shape[:-1], -1) for i in (0, 1))
+        return mean, log_own + math.log(sigma)  # so that a decoder that gives 0 begins at sigma
 
     def log_p(out: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Array:
         mean, log_scale = parts(out, log_scale)
         return density(mean, log_scale, x)
 
     def mean(out: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.split(out, planes, axis=-1)[0], -1.0, 1.0)
+        return jnp.clip(parts(out, jnp.zeros(1))[0], -1.0, 1.0)
 
     def draw(keys_N: jax.Array, out: jax.Array, log_scale: jax.Array) -> jax.Array:
         mean, log_scale = parts(out, log_scale)
         noise = jax.random.normal if likelihood == "gaussian" else jax.random.logistic
         noise_ND = jax.vmap(lambda key: noise(key, mean.shape[1:]))(keys_N)
-        x = jnp.clip(mean + jnp.exp(jnp.clip(log_scale, -7.0, 7.0)) * noise_ND, -1.0, 1.0)
-        return x if likelihood == "gaussian" else jnp.round((x + 1.0) * 127.5) / 127.5 - 1.0
+        if likelihood == "gaussian":
+            return jnp.clip(mean + jnp.exp(jnp.clip(log_scale, *LOG_SCALE)) * noise_ND, -1.0, 1.0)
+        return logistic_mixture.level(mean, log_scale, noise_ND)
 
+    planes = 2 * channels if own else channels
     return Observation(planes, scale == "shared", math.log(sigma), log_p, mean, draw)
 
 

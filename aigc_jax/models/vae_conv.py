@@ -31,13 +31,13 @@ class ConvVAE(nn.Module):
     latent: int = 32
 
     def setup(self) -> None:
-        height, width, channels = self.shape
+        height, width, _ = self.shape
         self.small = (height // self.patch, width // self.patch)
         self.encoder = Trunk(self.width, self.layers)
         self.to_latent = nn.Dense(2 * self.latent)
         self.from_latent = nn.Dense(math.prod(self.small) * self.width)
         self.decoder = Trunk(self.width, self.layers)
-        self.to_patches = nn.Dense(self.patch**2 * channels * self.planes)
+        self.to_patches = nn.Dense(self.patch**2 * self.planes)
 
     def check(self) -> None:
         """Raises UserError for sizes that make no network."""
@@ -67,21 +67,11 @@ class ConvVAE(nn.Module):
         return split(self.to_latent(self.encoder(x).reshape(x.shape[0], -1)))
 
     def decode(self, z_NL: jax.Array, label_N: jax.Array | None) -> jax.Array:
-        """Returns what p(x | z) is made of, [N, P * D]."""
+        """Returns what p(x | z) is made of, [N, S * P]."""
         x = self.from_latent(with_label(z_NL, label_N, self.classes))
         x = self.to_patches(self.decoder(x.reshape(-1, *self.small, self.width)))
         x = unfold(x.reshape(z_NL.shape[0], *self.small, -1), self.patch)
-        return as_planes(x, self.planes)
-
-    def generate(self, noise: tuple[jax.Array, ...]) -> jax.Array:
-        """Returns z [N, L] drawn from the prior, from noise [N, L]."""
-        return noise[0]
-
-
-def as_planes(out: jax.Array, planes: int) -> jax.Array:
-    """Returns [N, P * D], one plane of numbers after another, from [N, H, W, P * C]."""
-    count = out.shape[0]
-    return jnp.concatenate([x.reshape(count, -1) for x in jnp.split(out, planes, axis=-1)], axis=1)
+        return x.reshape(z_NL.shape[0], -1)
 
 
 make = ConvVAE

@@ -1,10 +1,13 @@
 """Variational autoencoders of dense layers, and what every network of the task "vae" is.
 
-Letters in names: K samples, B examples, N = K*B, D = H*W*C observed values, L latent values, P
-numbers that the decoder gives for a value, Y classes.
+Letters in names: K samples, B examples, N = K*B, D = H*W*C observed values, S = H*W pixels, L
+latent values of a layer, Z of all layers, P numbers that the decoder gives for a pixel, Y classes.
 
-A network has `latents`, the sizes of its stochastic layers from the data up, and is applied by four
-methods: `__call__`, `posterior`, `decode`, `generate`. Labels are None where `classes` is 0.
+A network has `latents`, the sizes of its stochastic layers from the data up, and is applied by two
+methods. `__call__` encodes, draws and decodes, each draw by noise that it is handed. `decode` goes
+down from a code: the noise by which the priors draw, the layers side by side, from the data up. So
+one draws from any of them by decoding standard normal numbers. Labels are None where `classes` is
+0.
 """
 
 import math
@@ -52,7 +55,7 @@ class Latent(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The decoder's output, [K, B, P * D], and the stochastic layers from the data up."""
+    """The decoder's output, [K, B, S * P], and the stochastic layers from the data up."""
 
     out: jax.Array
     latents: tuple[Latent, ...]
@@ -127,10 +130,10 @@ class DenseVAE(nn.Module):
     activation: Literal["relu", "tanh", "silu", "gelu"] = "relu"
 
     def setup(self) -> None:
-        size = math.prod(self.shape)
+        pixels = math.prod(self.shape[:-1])
         # Mean and log-variance come out of one product.
         self.encoder = Dense(self.width, self.layers, 2 * self.latent, self.activation)
-        self.decoder = Dense(self.width, self.layers, self.planes * size, self.activation)
+        self.decoder = Dense(self.width, self.layers, self.planes * pixels, self.activation)
 
     def check(self) -> None:
         """Raises UserError for sizes that make no network."""
@@ -155,16 +158,12 @@ class DenseVAE(nn.Module):
         return one_layer(posterior, label_B, noise[0], self.decode)
 
     def posterior(self, x_BD: jax.Array, label_B: jax.Array | None) -> Normal:
-        """Returns q(z | x) of the layer next to the data, [B, L]."""
+        """Returns q(z | x), [B, L]."""
         return split(self.encoder(with_label(x_BD, label_B, self.classes)))
 
     def decode(self, z_NL: jax.Array, label_N: jax.Array | None) -> jax.Array:
-        """Returns what p(x | z) is made of, [N, P * D], from the layer next to the data."""
+        """Returns what p(x | z) is made of, [N, S * P], from a code."""
         return self.decoder(with_label(z_NL, label_N, self.classes))
-
-    def generate(self, noise: tuple[jax.Array, ...]) -> jax.Array:
-        """Returns the layer next to the data, drawn from the prior: [N, L] from noise [N, L]."""
-        return noise[0]
 
 
 def one_layer(

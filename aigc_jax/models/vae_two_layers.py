@@ -46,11 +46,11 @@ class TwoLayerVAE(nn.Module):
     activation: Literal["relu", "tanh", "silu", "gelu"] = "tanh"
 
     def setup(self) -> None:
-        size, act = math.prod(self.shape), self.activation
+        pixels, act = math.prod(self.shape[:-1]), self.activation
         self.encoder = Dense(self.width, self.layers, 2 * self.latent, act)
         self.upper_encoder = Dense(self.upper_width, self.layers, 2 * self.upper_latent, act)
         self.upper_decoder = Dense(self.upper_width, self.layers, 2 * self.latent, act)
-        self.decoder = Dense(self.width, self.layers, self.planes * size, act)
+        self.decoder = Dense(self.width, self.layers, self.planes * pixels, act)
 
     def check(self) -> None:
         """Raises UserError for sizes that make no network."""
@@ -71,15 +71,14 @@ class TwoLayerVAE(nn.Module):
         lower = Normal(*(x[None] for x in self.posterior(x_BD, label_B)))
         z_KBL = sampled(lower, noise[0])
         z_NL = z_KBL.reshape(samples * batch, size)
-        label_N = repeated(label_B, samples)
         upper_N = split(self.upper_encoder(z_NL))
         upper = Normal(*(x.reshape(samples, batch, -1) for x in upper_N))
         y_KBM = sampled(upper, noise[1])
-        prior_N = split(self.upper_decoder(y_KBM.reshape(samples * batch, -1)))
+        prior_N = self.prior(y_KBM.reshape(samples * batch, -1))
         prior = Normal(*(x.reshape(samples, batch, -1) for x in prior_N))
-        out = self.decode(z_NL, label_N).reshape(samples, batch, -1)
+        out = self.decoder(with_label(z_NL, repeated(label_B, samples), self.classes))
         return Pass(
-            out,
+            out.reshape(samples, batch, -1),
             (
                 Latent(z_KBL, noise[0], lower, prior, exact=False),
                 Latent(y_KBM, noise[1], upper, None, exact=True),
@@ -90,13 +89,15 @@ class TwoLayerVAE(nn.Module):
         """Returns q(z | x), [B, L]."""
         return split(self.encoder(with_label(x_BD, label_B, self.classes)))
 
-    def decode(self, z_NL: jax.Array, label_N: jax.Array | None) -> jax.Array:
-        """Returns what p(x | z) is made of, [N, P * D]."""
-        return self.decoder(with_label(z_NL, label_N, self.classes))
+    def prior(self, y_NM: jax.Array) -> Normal:
+        """Returns p(z | y), [N, L]."""
+        return split(self.upper_decoder(y_NM))
 
-    def generate(self, noise: tuple[jax.Array, ...]) -> jax.Array:
-        """Returns z [N, L] drawn from p(y) p(z | y); noise [N, L] and [N, M]."""
-        return sampled(split(self.upper_decoder(noise[1])), noise[0])
+    def decode(self, code_NZ: jax.Array, label_N: jax.Array | None) -> jax.Array:
+        """Returns what p(x | z) is made of, [N, S * P], from a code: z's noise, then y."""
+        noise_NL, y_NM = code_NZ[:, : self.latent], code_NZ[:, self.latent :]
+        z_NL = sampled(self.prior(y_NM), noise_NL)
+        return self.decoder(with_label(z_NL, label_N, self.classes))
 
 
 make = TwoLayerVAE

@@ -7,7 +7,6 @@ import jax
 
 from aigc_jax.errors import UserError
 from aigc_jax.models.patches import Trunk, check_patch, fold, unfold
-from aigc_jax.models.vae_conv import as_planes
 from aigc_jax.models.vae_mlp import check_sizes
 
 
@@ -15,7 +14,7 @@ class VQNetwork(nn.Module):
     """One vector for each patch, which sees its neighbourhood through a residual trunk.
 
     Attributes:
-      shape: (H, W, C). planes: numbers that the decoder gives for a value.
+      shape: (H, W, C). planes: numbers that the decoder gives for a pixel.
       patch: F; T = (H/F) (W/F). code_width: D.
       width, layers: channels and residual blocks of each trunk.
     """
@@ -31,7 +30,7 @@ class VQNetwork(nn.Module):
         self.encoder = Trunk(self.width, self.layers)
         self.to_code = nn.Dense(self.code_width)
         self.decoder = Trunk(self.width, self.layers)
-        self.to_patches = nn.Dense(self.patch**2 * self.shape[2] * self.planes)
+        self.to_patches = nn.Dense(self.patch**2 * self.planes)
 
     def check(self) -> None:
         """Raises UserError for sizes that make no network."""
@@ -48,7 +47,7 @@ class VQNetwork(nn.Module):
         return self.shape[0] // self.patch, self.shape[1] // self.patch
 
     def __call__(self, x_BD: jax.Array) -> jax.Array:
-        """Passes through both halves without quantizing, [B, planes * H * W * C]."""
+        """Passes through both halves without quantizing, [B, H * W * planes]."""
         return self.decode(self.encode(x_BD))
 
     def encode(self, x_BD: jax.Array) -> jax.Array:
@@ -56,9 +55,10 @@ class VQNetwork(nn.Module):
         return self.to_code(self.encoder(fold(x_BD.reshape(-1, *self.shape), self.patch)))
 
     def decode(self, z_ND: jax.Array) -> jax.Array:
-        """Returns what p(x | codes) is made of, [B, planes * H * W * C], from [B * T, D]."""
+        """Returns what p(x | codes) is made of, [B, H * W * planes], from [B * T, D]."""
         x = self.to_patches(self.decoder(z_ND.reshape(-1, *self.small, self.code_width)))
-        return as_planes(unfold(x.reshape(-1, *self.small, x.shape[1]), self.patch), self.planes)
+        x = unfold(x.reshape(-1, *self.small, x.shape[1]), self.patch)
+        return x.reshape(x.shape[0], -1)
 
 
 make = VQNetwork

@@ -1,6 +1,7 @@
 """Variational autoencoders: one or more stochastic layers, the evidence bound or the K-sample one.
 
-Letters in names: K samples, B rows, N = K*B, D observed values of a row, L latent values.
+Letters in names: K samples, B rows, N = K*B, D observed values of a row, L latent values of a
+layer, Z of all layers together.
 """
 
 import math
@@ -26,7 +27,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.generate.batched import Batched
 from aigc_jax.losses import latent as latent_losses
 from aigc_jax.losses.latent import free_bits, importance_bound, log_normal, log_standard
-from aigc_jax.losses.observation import Observation, observation
+from aigc_jax.losses.observation import OF_LEVELS, Observation, observation
 from aigc_jax.tasks.observed import Observed, first_log_scale, log_scale_of, masked
 
 HYPER = {
@@ -41,13 +42,17 @@ def make(
     optimizer: Optimizer,
     model: dict[str, Any],
     *,
-    likelihood: Literal["bernoulli", "discretized_logistic", "gaussian"] = "bernoulli",
+    likelihood: Literal[
+        "bernoulli", "discretized_logistic", "gaussian", "logistic_mixture"
+    ] = "bernoulli",
     scale: Literal["fixed", "shared", "pixel"] = "shared",
     sigma: float = 0.1,
+    mixtures: int = 10,
     binarize: Literal["dynamic", "fixed", "none"] = "dynamic",
     objective: Literal["elbo", "iwae"] = "elbo",
     samples: int = 1,
     conditional: bool = False,
+    skip_norm: float = 0.0,
     accumulate: int = 1,
 ) -> Task:
     """Makes the task.
@@ -59,20 +64,25 @@ def make(
     free bits; "nll_bound" (training) the bare negative bound, which is the "loss" of an evaluation;
     "reconstruction", -E log p(x | z); "kl", what the latents cost (with reconstruction it makes the
     negative evidence bound, also where the objective is another); "kl_weight" (training) beta as it
-    stands in the warm-up; "bits_per_dim" for 8-bit values.
+    stands in the warm-up; "skipped" (training, with `skip_norm`) 1 for a step not taken;
+    "bits_per_dim" for 8-bit values.
 
-    Functions: "encode" (weights, x, key, label=None) -> z [B, L], drawn from the posterior;
-    "decode" (weights, z, label=None) -> x in [-1, 1], the mean; "features" (weights, batch) ->
-    posterior means [B, L]; "reconstruct" (weights, batch, key) -> x; "log_weights" (weights, batch,
+    Functions, on codes: a code is what all stochastic layers have drawn, from the data up, in
+    standard deviations of their priors from their priors' means. So under the prior it is standard
+    normal whatever the network; with one layer it is z itself. "encode" (weights, x, key,
+    label=None) -> [B, Z], drawn from the posterior; "decode" (weights, code, label=None) -> x in
+    [-1, 1], the mean; "latents" (key, number) -> [number, Z] from the prior; "features" (weights,
+    batch) -> [B, Z], the posterior's means, each layer's given those that it follows from;
+    "reconstruct" (weights, batch, key) -> x, what they decode to; "log_weights" (weights, batch,
     key, first, *, k, binarize) -> log p(x, z) - log q(z | x) of samples first .. first + k - 1,
-    float32 [k, B]. L are the latents next to the data.
+    float32 [k, B].
 
     Args:
       spec: the data's spec; reads the facts `shape` and, where `conditional`, `classes`.
       optimizer: from `core.optim.make`.
       model: `name` of a module in `models/` and its settings. The module takes `shape`, `classes`
         and `planes`, and is a network as `models.vae_mlp` says.
-      likelihood, scale, sigma: see `losses.observation.observation`.
+      likelihood, scale, sigma, mixtures: see `losses.observation.observation`.
       binarize: "dynamic": new bits each time an image is seen, 1 with probability (x + 1) / 2;
         "fixed": the same bits always; "none": gray values. Results under two of them do not
         compare.
@@ -80,6 +90,9 @@ def make(
         arXiv:1509.00519).
       samples: K; the mean of K evidence bounds, or the K-sample bound.
       conditional: encoder and decoder are told the label.
+      skip_norm: a step whose gradient is this long or longer, before clipping, or is not finite, is
+        not taken: only the count goes on (Child 2021, arXiv:2011.10650, section 3.2 and appendix).
+        0 takes all.
       accumulate: micro-batches a step.
 
     Raises:
@@ -87,13 +100,15 @@ def make(
     """
     if samples < 1:
         raise UserError(f"task.samples={samples}: expected 1 or more.")
+    if not skip_norm >= 0:
+        raise UserError(f"task.skip_norm={skip_norm}: expected a norm above 0, or 0 for no limit.")
     facts = spec.facts
     classes = facts["classes"] if conditional else 0
     if conditional and not classes:
         raise UserError("task.conditional=True: this data has no labels.")
     seen = Observed(tuple(facts["shape"]), likelihood, binarize)
     seen.check(binarize)
-    pixels = observation(likelihood, scale, sigma)
+    pixels = observation(likelihood, scale, sigma, channels=seen.shape[-1], mixtures=mixtures)
     settings = {key: value for key, value in model.items() if key != "name"}
     network = maker("models", model["name"])(
         shape=seen.shape, classes=classes, planes=pixels.planes, **settings
@@ -148,7 +163,9 @@ def make(
         weight = jnp.minimum(done / jnp.maximum(state.hyper["kl_warmup"], 1.0), 1.0)
         hyper = {**state.hyper, "kl_weight": state.hyper["beta"] * weight}
         new, metrics = plain_step(state.replace(hyper=hyper), batch)
-        return new.replace(hyper=state.hyper), {**metrics, "kl_weight": single(hyper["kl_weight"])}
+        new = new.replace(hyper=state.hyper)
+        metrics = {**metrics, "kl_weight": single(hyper["kl_weight"])}
+        return _skipping(state, new, metrics, skip_norm) if skip_norm else (new, metrics)
 
     def evaluate(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
         keys_B = row_keys(key, batch["index"])
@@ -159,12 +176,24 @@ def make(
 
     def finish(means: dict[str, float]) -> dict[str, float]:
         nats = means["nll_bound"] if "nll_bound" in means else means.get("loss")
-        if likelihood != "discretized_logistic" or nats is None:
+        if likelihood not in OF_LEVELS or nats is None:
             return means
         return {**means, "bits_per_dim": nats / math.log(2.0) / seen.size}
 
     sample = Batched(family.draw, classes=classes)
     return Task(init, step, evaluate, sample, finish, family.functions())
+
+
+def _skipping(old: State, new: State, metrics: Metrics, limit: float) -> tuple[State, Metrics]:
+    """Returns the old state, one step further, where the gradient was too long."""
+    taken = metrics["grad_norm"][0] < limit  # False for one that is not finite
+    kept = jax.tree.map(
+        lambda a, b: jnp.where(taken, a, b),
+        (new.params, new.opt, new.vars, new.ema),
+        (old.params, old.opt, old.vars, old.ema),
+    )
+    state = new.replace(**dict(zip(("params", "opt", "vars", "ema"), kept, strict=True)))
+    return state, {**metrics, "skipped": single(1.0 - taken.astype(jnp.float32))}
 
 
 class _Met(NamedTuple):
@@ -213,6 +242,20 @@ def _cost(layer: Any, *, closed: bool) -> jax.Array:
     return log_q - log_p
 
 
+def _code(passed: Any) -> jax.Array:
+    """Returns the code of a pass's first sample, [B, Z]: the noise by which the priors would have
+    drawn what the posteriors drew.
+    """
+
+    def one(layer: Any) -> jax.Array:
+        if layer.prior is None:
+            return layer.z_KBL[0]  # type: ignore[no-any-return]
+        mean, logvar = layer.prior
+        return (layer.z_KBL[0] - mean[0]) * jnp.exp(-0.5 * logvar[0])
+
+    return jnp.concatenate([one(layer) for layer in passed.latents], axis=1)
+
+
 def _bits_key(keys_B: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_B)
 
@@ -254,8 +297,16 @@ class _Family:
             "log_weights": self.log_weights,
         }
 
-    def _apply(self, weights: Weights, method: str, *args: Any) -> Any:
-        return self._network.apply({"params": weights.params["model"]}, *args, method=method)
+    def _pass(
+        self, weights: Weights, x_BD: jax.Array, label_B: Any, noise: tuple[jax.Array, ...]
+    ) -> Any:
+        return self._network.apply({"params": weights.params["model"]}, x_BD, label_B, noise)
+
+    def _decoded(self, weights: Weights, code_NZ: jax.Array, label_N: Any) -> jax.Array:
+        found: jax.Array = self._network.apply(
+            {"params": weights.params["model"]}, code_NZ, label_N, method="decode"
+        )
+        return found
 
     def _label(self, label_B: jax.Array | None) -> jax.Array | None:
         if self._conditional and label_B is None:
@@ -268,6 +319,10 @@ class _Family:
     def _picture(self, out_ND: jax.Array) -> jax.Array:
         return self._pixels.mean(out_ND).reshape(-1, *self._seen.shape)
 
+    def _still(self, rows: int) -> tuple[jax.Array, ...]:
+        """The noise that makes means of draws."""
+        return tuple(jnp.zeros((1, rows, size)) for size in self._network.latents)
+
     def draw(
         self,
         weights: Weights,
@@ -276,12 +331,12 @@ class _Family:
         temperature: jax.Array | float = 1.0,
         draw_pixels: jax.Array | float = 0.0,
     ) -> jax.Array:
-        """Samples: latents from the prior, its noise times `temperature`; of each pixel the mean,
-        or, where `draw_pixels` is above 0, a draw from the likelihood.
+        """Samples: latents from the prior, the noise of every layer times `temperature`; of each
+        pixel the mean, or, where `draw_pixels` is above 0, a draw from the likelihood.
         """
         noise = _noise(keys_B, self._network.latents, jnp.int32(0), 1)
-        z_BL = self._apply(weights, "generate", tuple(x[0] * temperature for x in noise))
-        out_BD = self._apply(weights, "decode", z_BL, self._label(label_B))
+        code_BZ = jnp.concatenate([x[0] for x in noise], axis=1) * temperature
+        out_BD = self._decoded(weights, code_BZ, self._label(label_B))
         log_scale = log_scale_of(weights.params, self._pixels)
         drawn = self._pixels.draw(_bits_key(keys_B), out_BD, log_scale)
         x_BD = jnp.where(jnp.asarray(draw_pixels) > 0, drawn, self._pixels.mean(out_BD))
@@ -290,38 +345,36 @@ class _Family:
     def encode(
         self, weights: Weights, x: jax.Array, key: jax.Array, label: jax.Array | None = None
     ) -> jax.Array:
-        """Draws z [B, L] from the posteriors of the rows; row i by fold_in(key, i)."""
+        """Draws codes [B, Z] from the posteriors of the rows; row i by fold_in(key, i)."""
         keys_B = row_keys(key, jnp.arange(x.shape[0], dtype=jnp.int32))
         batch = {"x": x, "index": jnp.arange(x.shape[0], dtype=jnp.int32)}
         # Rows without a place in a split have no fixed bits of their own; new ones will do.
         binarize = "dynamic" if self._seen.binarize == "fixed" else self._seen.binarize
         x_BD = self._seen.judged(batch, _bits_key(keys_B), binarize)
-        mean, logvar = self._apply(weights, "posterior", x_BD, self._label(label))
-        noise = _noise(keys_B, self._network.latents[:1], jnp.int32(0), 1)[0][0]
-        return mean + jnp.exp(0.5 * logvar) * noise
+        noise = _noise(keys_B, self._network.latents, jnp.int32(0), 1)
+        return _code(self._pass(weights, x_BD, self._label(label), noise))
 
     def latents(self, key: jax.Array, number: int) -> jax.Array:
-        """Draws z [N, L] from a standard normal distribution."""
-        return jax.random.normal(key, (number, self._network.latents[0]))
+        """Draws codes [N, Z] from the prior."""
+        return jax.random.normal(key, (number, sum(self._network.latents)))
 
     def decode(self, weights: Weights, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
-        """Returns the mean of p(x | z), [N, ...] in [-1, 1]."""
-        return self._picture(self._apply(weights, "decode", z, self._label(label)))
+        """Returns the mean of p(x | z) of codes [N, Z], [N, ...] in [-1, 1]."""
+        return self._picture(self._decoded(weights, z, self._label(label)))
 
     def features(self, weights: Weights, batch: Batch) -> jax.Array:
-        """Returns posterior means [B, L]; bits are replaced by their probabilities, so that
-        nothing is drawn.
+        """Returns the code of the posteriors' means, [B, Z]; bits are replaced by their
+        probabilities, so that nothing is drawn.
         """
         x_BD = self._seen.gray(batch["x"])
-        mean: jax.Array = self._apply(weights, "posterior", x_BD, self._of(batch)).mean
-        return mean
+        return _code(self._pass(weights, x_BD, self._of(batch), self._still(x_BD.shape[0])))
 
     def reconstruct(self, weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
         """Returns what the posterior's mean of each row decodes to, [B, ...] in [-1, 1]."""
         keys_B = row_keys(key, batch["index"])
         x_BD = self._seen.judged(batch, _bits_key(keys_B), self._seen.binarize)
-        mean = self._apply(weights, "posterior", x_BD, self._of(batch)).mean
-        return self._picture(self._apply(weights, "decode", mean, self._of(batch)))
+        passed = self._pass(weights, x_BD, self._of(batch), self._still(x_BD.shape[0]))
+        return self._picture(passed.out[0])
 
     def log_weights(
         self,
@@ -340,7 +393,7 @@ class _Family:
         keys_B = row_keys(key, batch["index"])
         x_BD = self._seen.judged(batch, _bits_key(keys_B), binarize)
         noise = _noise(keys_B, self._network.latents, first, k)
-        passed = self._apply(weights, "__call__", x_BD, self._of(batch), noise)
+        passed = self._pass(weights, x_BD, self._of(batch), noise)
         log_scale = log_scale_of(weights.params, self._pixels)
         log_p_KB = self._pixels.log_p(passed.out, x_BD[None], log_scale)
         return log_p_KB - sum_of([_cost(x, closed=False) for x in passed.latents], log_p_KB)

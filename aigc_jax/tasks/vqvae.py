@@ -13,7 +13,7 @@ from aigc_jax.core.config import maker
 from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.core.task import Batch, Metrics, Task, Weights, row_keys, single, supervised
 from aigc_jax.errors import UserError
-from aigc_jax.losses.observation import observation
+from aigc_jax.losses.observation import OF_LEVELS, observation
 from aigc_jax.models import vq
 from aigc_jax.tasks.observed import Observed, first_log_scale, log_scale_of, masked
 
@@ -30,9 +30,12 @@ def make(
     model: dict[str, Any],
     *,
     codes: int = 256,
-    likelihood: Literal["bernoulli", "discretized_logistic", "gaussian"] = "gaussian",
+    likelihood: Literal[
+        "bernoulli", "discretized_logistic", "gaussian", "logistic_mixture"
+    ] = "gaussian",
     scale: Literal["fixed", "shared", "pixel"] = "shared",
     sigma: float = 0.1,
+    mixtures: int = 10,
     binarize: Literal["dynamic", "fixed", "none"] = "none",
     accumulate: int = 1,
 ) -> Task:
@@ -57,7 +60,7 @@ def make(
       model: `name` of a module in `models/` and its settings. The module takes `shape` and
         `planes`, has `code_width`, and is a network as `models.vq_conv.VQNetwork`.
       codes: K.
-      likelihood, scale, sigma, binarize: see `tasks.vae.make`.
+      likelihood, scale, sigma, mixtures, binarize: see `tasks.vae.make`.
       accumulate: micro-batches a step.
 
     Raises:
@@ -67,7 +70,7 @@ def make(
         raise UserError(f"task.codes={codes}: expected 2 or more.")
     seen = Observed(tuple(spec.facts["shape"]), likelihood, binarize)
     seen.check(binarize)
-    pixels = observation(likelihood, scale, sigma)
+    pixels = observation(likelihood, scale, sigma, channels=seen.shape[-1], mixtures=mixtures)
     settings = {key: value for key, value in model.items() if key != "name"}
     network = maker("models", model["name"])(shape=seen.shape, planes=pixels.planes, **settings)
     network.check()
@@ -131,7 +134,7 @@ def make(
 
     def finish(means: dict[str, float]) -> dict[str, float]:
         nats = means["nll_bound"] if "nll_bound" in means else means.get("loss")
-        if likelihood != "discretized_logistic" or nats is None:
+        if likelihood not in OF_LEVELS or nats is None:
             return means
         return {**means, "bits_per_dim": nats / math.log(2.0) / seen.size}
 
