@@ -4,10 +4,10 @@
     python benchmarks/together.py --recipe=configs/gan/grid.py --vary=run.seed=0,1,2,3,4,5,6,7,8,9 --steps=2000
 
 Whole commands, from start to end: Python, imports, compiling, data, steps, evaluations, saves, with
-a warm compilation cache (each way is run once before, briefly). The ways: one program (`aigc sweep`);
-one program with the trials spread over one simulated device a core; one warm process (the local
-engine with one worker); one process a trial (`aigc train`). The first two and the third are timed
-before and after the processes.
+a warm compilation cache (each way is run once before, briefly). The ways: one program, its trials
+spread over a device for each core (`aigc sweep`); one program on one device; one warm process (the
+local engine with one worker); one process a trial (`aigc train`). The first three are timed before
+and after the processes.
 """  # noqa: E501
 
 import argparse
@@ -49,10 +49,9 @@ class Ways:
         self.recipe.write_text(text)
         self.count = 0
 
-    def aigc(self, command: str, steps: int, *words: str, devices: int = 1) -> float:
+    def aigc(self, command: str, steps: int, *words: str, flags: str = "") -> float:
         """Seconds of one whole command in a folder of its own."""
         self.count += 1
-        flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
         spec = f"{self.recipe}:{self.arg}" if self.arg else str(self.recipe)
         begin = time.perf_counter()
         subprocess.run(
@@ -65,12 +64,13 @@ class Ways:
         return time.perf_counter() - begin
 
     def together(self, steps: int) -> float:
-        """One program."""
+        """One program, which spreads its trials over the cores."""
         return self.aigc("sweep", steps, "--engine=vectorised")
 
-    def spread(self, steps: int) -> float:
-        """One program over one simulated device a core."""
-        return self.aigc("sweep", steps, "--engine=vectorised", devices=os.cpu_count() or 1)
+    def narrow(self, steps: int) -> float:
+        """One program on one device."""
+        flags = "--xla_force_host_platform_device_count=1"
+        return self.aigc("sweep", steps, "--engine=vectorised", flags=flags)
 
     def warm(self, steps: int) -> float:
         """One process, one trial after another."""
@@ -92,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         ways = Ways(Path(folder), args)
-        arms = {"one program": ways.together, "one program, a device a core": ways.spread,
+        arms = {"one program": ways.together, "one program on one device": ways.narrow,
                 "one warm process": ways.warm}  # fmt: skip
         for run in arms.values():
             run(10)
@@ -101,7 +101,10 @@ def main() -> None:
         each = [ways.alone(args.steps, value) for value in ways.values]
         after = {name: run(args.steps) for name, run in arms.items()}
     total, number = sum(each), len(each)
-    print(f"{args.recipe}: {number} trials of {args.steps} steps, {os.cpu_count()} cores\n")
+    settings = " ".join(args.set)
+    print(
+        f"{args.recipe} {settings}: {number} trials of {args.steps} steps, {os.cpu_count()} cores\n"
+    )
     print("| way | seconds | times the processes |\n|---|---|---|")
     for name in arms:
         a, b = before[name], after[name]

@@ -51,7 +51,10 @@ def context_of(data: Data) -> tuple[Any, Weights]:
     context = SimpleNamespace(
         data=data,
         tokenizer=data.tokenizer,
-        eval_batch=lambda w, batch, i: judge(w, batch(i, (0, 1)), jax.random.key(0)),
+        eval_batches=lambda w, batch, i, end: (
+            1,
+            jax.tree.map(lambda m: m[None], judge(w, batch(i, (0, 1)), jax.random.key(0))),
+        ),
         finish=task.finish,
         sample=task.sample,
         write_sample=written.__setitem__,
@@ -113,7 +116,7 @@ def test_sums_are_taken_in_float64() -> None:
     pairs = [(2.0**24, 1.0), (1.0, 1.0), (1.0, 2.0**24)]
     context = SimpleNamespace(
         data=SimpleNamespace(splits={"test": Once}),
-        eval_batch=lambda w, b, i: {"loss": tuple(map(np.float32, pairs[i]))},
+        eval_batches=lambda w, b, i, end: (1, {"loss": tuple(np.float32([x]) for x in pairs[i])}),
         finish=lambda means: means,
     )
     found = mean.make(context, split="test")(Weights({}, {}), 0)
@@ -124,8 +127,13 @@ def test_sums_are_taken_in_float64() -> None:
 
 def test_a_metric_of_no_weight_is_left_out(file: str) -> None:
     context, weights = context_of(data_of(file, 2))
-    judge = context.eval_batch
-    context.eval_batch = lambda *args: jax.tree.map(lambda x: x * 0, judge(*args))
+    judge = context.eval_batches
+
+    def weightless(*args: Any) -> Any:
+        n, metrics = judge(*args)
+        return n, jax.tree.map(lambda x: x * 0, metrics)
+
+    context.eval_batches = weightless
     assert mean.make(context)(weights, 0) == {}
 
 

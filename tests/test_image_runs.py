@@ -63,7 +63,7 @@ def killed_and_resumed(typed: list[str], folder: Path, home: Path) -> Path:
     """Asserts that a run killed after its first save ends with the bits of `folder`."""
     command = ("train", *typed, f"--workdir={folder.name}-killed")
     # After the save at step 4, at the sixth step.
-    dies = at("aigc_jax.train.program", "stack", "SIGKILL", nth=4)
+    dies = at("aigc_jax.train.loop", "Loop._advance", "SIGKILL", nth=4)
     killed = process.aigc(*command, folder=home, first=dies)
     assert killed.code == -signal.SIGKILL
     again = process.aigc(*command, folder=home)

@@ -379,8 +379,9 @@ def test_nothing_is_traced_again_after_the_first_evaluation(tmp_path: Path) -> N
     context = eval_context(traces)
 
     def evaluate(weights: Any, step: int) -> dict[str, float]:
-        total, weight = context.eval_batch(weights, lambda i, shard: toy.batch(i), step)["loss"]
-        return {"validation/loss": float(total) / float(weight)}
+        _, metrics = context.eval_batches(weights, lambda i, shard: toy.batch(step), 0, 1)
+        total, weight = metrics["loss"]
+        return {"validation/loss": float(total[0]) / float(weight[0])}
 
     steps_traced: list[int] = []
     task = toy.task()

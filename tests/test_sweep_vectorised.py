@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 import tiny
 import toy
 
-from aigc_jax.cli import together, train
+from aigc_jax.cli import together, train, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import memory, plans, vectorised
@@ -21,15 +24,16 @@ from aigc_jax.sweep.halving import Halving
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.train.signals import Signals
 
-RECIPE = "configs/lm/shakespeare_char.py"
+RECIPE = "configs/lm/tiny_char.py"  # samples nothing, which would take most of the time
 LRS = (1e-3, 3e-3, 1e-2, 3e-2)
+SHELF = wire.Shelf()  # of the runs alone: most of them differ in numbers and compile once
 
 
 def plan(root: Path, points: list[dict[str, Any]], *changes: str) -> list[Planned]:
     words = [
         "--config.run.steps=8", "--config.run.eval_every=2", "--config.run.save_every=4",
         "--config.run.log_every=2", "--config.run.tensorboard=False",
-        "--config.run.steps_per_call=2",
+        "--config.run.steps_per_call=2", "--config.task.model.layers=1",
     ]  # fmt: skip
     return plans.plan(RECIPE, tiny.words(RECIPE, *words, *changes), points, root)
 
@@ -37,7 +41,7 @@ def plan(root: Path, points: list[dict[str, Any]], *changes: str) -> list[Planne
 def alone(trial: Planned, folder: Path) -> list[dict[str, Any]]:
     cfg = config.load(trial.recipe, trial.overrides)
     with Signals(saves=False) as signals:
-        train.one(cfg, folder, signals=signals)
+        train.one(cfg, folder, signals=signals, parts=SHELF.parts)
     return toy.rows(folder)
 
 
@@ -242,19 +246,34 @@ def test_weights_of_another_run_begin_each_trial(tmp_path: Path) -> None:
     assert begun == pytest.approx(losses(toy.rows(tmp_path / "first"), "validation/loss")[-1])
 
 
-def test_trials_spread_over_devices_are_the_same_trials(tmp_path: Path) -> None:
+def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
-    typed = ["sweep", RECIPE, "--seeds=2", *tiny.words(RECIPE, "--config.run.steps=4")]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, XLA_FLAGS=flags)
+    whole = "configs/lm/shakespeare_char.py"  # with samples
+    typed = ["sweep", whole, "--seeds=2", *tiny.words(whole, "--config.run.steps=4")]
+    two = "import os; os.sched_getaffinity = lambda pid: {0, 1}"
+    spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, first=two)
     assert spread.code == 0, spread.err
-    one = process.aigc(*typed, "--workdir=one", folder=tmp_path)
+    flags = process.devices(1)
+    one = process.aigc(*typed, "--workdir=one", folder=tmp_path, XLA_FLAGS=flags, first=two)
     assert one.code == 0, one.err
     for seed in ("seed=0", "seed=1"):
         a, b = (toy.trial(tmp_path / name, seed) for name in ("spread", "one"))
         devices = [json.loads((run / "env.json").read_text())["devices"] for run in (a, b)]
-        assert devices[0] != devices[1]
+        assert (devices[0]["count"], devices[1]["count"]) == (2, 1)
         np.testing.assert_allclose(losses(toy.rows(a)), losses(toy.rows(b)), rtol=1e-4)
+
+
+def test_the_compiler_s_cache_is_there_though_jax_was_imported_first(tmp_path: Path) -> None:
+    program = (
+        "import jax; from aigc_jax.cli import wire; wire.start_jax();"
+        " print(jax.config.jax_compilation_cache_dir)"
+    )
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={**kept, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(process.HOUSE)},
+    )  # fmt: skip
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "aigc_jax" / "xla")
 
 
 HALVED = """

@@ -41,6 +41,7 @@ def run(
     """
     from aigc_jax.train.signals import Early, Signals
 
+    check(planned)
     alike: dict[str, list[Planned]] = {}
     for trial in planned:
         alike.setdefault(plans.structure(trial.config), []).append(trial)
@@ -63,6 +64,15 @@ def run(
         return train.STOPPED
     say(f"{root}: {len(planned)} trials; {_counted(planned)}")
     return max(codes)
+
+
+def check(planned: Iterable[Planned]) -> None:
+    """Raises UserError for trials that can't be part of one program, before anything is written."""
+    if any(trial.config["run"]["fingerprint"] for trial in planned):
+        raise UserError(
+            "run.fingerprint: trials of one program have none, since they round otherwise than runs"
+            " alone; choose --engine=local, or leave it out."
+        )
 
 
 def seeds(
@@ -111,11 +121,9 @@ def _one_program(
     if halving is None and len(parts := _by_checkpoint(left)) > 1:
         return parts
     with contextlib.ExitStack() as held:
-        built = wire.parts(left[0].config)
-        if built.settings.fingerprint:
-            raise UserError(
-                "run.fingerprint: trials of one program have none; choose --engine=local."
-            )
+        # A mesh of the user's own stays as it is.
+        plain = all(said in (1, -1, (), [], "jit") for said in left[0].config["mesh"].values())
+        built = wire.parts(left[0].config, alone=plain and wire.device_a_core())
         if halving is not None:
             halving.steps(built.settings.steps, built.settings.eval_every)
         for member in left:

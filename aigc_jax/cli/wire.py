@@ -1,6 +1,7 @@
 """From a config to the parts of a run. Only wiring: every decision is in the rooms it calls."""
 
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -22,9 +23,15 @@ def start_jax() -> None:
     returning them to the system after each operation (a third off a small model's step on CPU).
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aigc_jax" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / _cpu_kind()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Commands that this one starts read the environment; JAX may be imported here already.
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / _cpu_kind()))
+    least = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    import jax
+
+    if jax.config.jax_compilation_cache_dir != folder:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
     if sys.platform == "linux":
         try:
             libc = ctypes.CDLL("libc.so.6")
@@ -32,6 +39,30 @@ def start_jax() -> None:
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         except (OSError, AttributeError):
             pass  # another C library, without the knob
+
+
+@functools.cache  # a process counts its devices once
+def device_a_core() -> bool:
+    """Makes JAX see a device for each core that this process may use, where a CPU is all there is.
+
+    One trial uses two cores badly (most of its operations are small), two trials side by side use
+    them well. Without effect where JAX has started, or where the user says how many there are.
+
+    Returns:
+      Whether the CPU stands as several devices because of this function.
+    """
+    start_jax()
+    import jax
+
+    said = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if said or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
+        return False
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+    except RuntimeError:  # JAX has started
+        return False
+    return jax.default_backend() == "cpu" and jax.device_count() > 1
 
 
 def _cpu_kind() -> str:
@@ -56,16 +87,17 @@ class Parts(NamedTuple):
     placement: Any  # train.sharding.Placement
 
 
-def parts(cfg: Any, like: Parts | None = None) -> Parts:
+def parts(cfg: Any, like: Parts | None = None, *, alone: bool = False) -> Parts:
     """Builds data, placement, optimizer and task. Imports JAX.
 
     Args:
-      cfg: complete. like: parts of an earlier run in this process. Where only `hyper` and the seed
-        differ, its task stays, and with the task what is compiled; its data too if the seed is one.
+      cfg: complete. alone: on the first device, whatever the mesh.
+      like: parts of an earlier run in this process. Where only `hyper` and the seed differ, its
+        task stays, and with the task what is compiled; its data too if the seed is one.
     """
     start_jax()
     plain = config.to_dict(cfg)
-    from aigc_jax.core import optim
+    from aigc_jax.core import burn_in, optim
     from aigc_jax.train import sharding
     from aigc_jax.train.settings import Settings
 
@@ -76,7 +108,10 @@ def parts(cfg: Any, like: Parts | None = None) -> Parts:
         if like is not None and plans.structure(plain) == plans.structure(like.config)
         else None
     )
-    placement = near.placement if near else sharding.make(**plain["mesh"])
+    if near:
+        placement = near.placement
+    else:
+        placement = sharding.alone() if alone else sharding.make(**plain["mesh"])
     if near and near.settings.seed == settings.seed:
         data = near.data
     else:
@@ -88,6 +123,7 @@ def parts(cfg: Any, like: Parts | None = None) -> Parts:
         return Parts(plain, settings, data, near.task, placement)
     optimizer = optim.make(settings.steps, **plain["optim"])
     task = config.build("tasks", plain["task"], spec=data.spec, optimizer=optimizer)
+    task = burn_in.burning_in(task, optimizer.burn_in, plain["hyper"])
     return Parts(plain, settings, data, task, placement)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from aigc_jax.core.task import Metrics, Weights
 from aigc_jax.errors import UserError, nearest
@@ -21,7 +22,7 @@ def make(
     alone.
 
     Args:
-      context: what the wiring knows; reads `data`, `eval_batch` (compiled) and `finish`.
+      context: what the wiring knows; reads `data`, `eval_batches` and `finish`.
       split: its name in the data.
       limit: only the first so many batches; 0 for all. The metrics are then called
         "validation_first_8/loss".
@@ -45,17 +46,20 @@ def make(
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
         totals: dict[str, list[float]] = {}
-        # One batch is under way while the one before is added up.
-        waiting: Metrics | None = None
-        for i in range(batches + 1):
-            sent = waiting
+        # Some batches are under way while those before them are added up.
+        waiting: tuple[int, Metrics] | None = None
+        i = 0
+        while i < batches or waiting:
+            sent, waiting = waiting, None
             if i < batches:
-                waiting = context.eval_batch(weights, part.batch, i)
+                waiting = context.eval_batches(weights, part.batch, i, batches)
+                i += waiting[0]
             if sent is not None:
-                for name, (total, weight) in jax.device_get(sent).items():
+                n, metrics = sent
+                for name, (total, weight) in jax.device_get(metrics).items():
                     pair = totals.setdefault(name, [0.0, 0.0])
-                    pair[0] += float(total)
-                    pair[1] += float(weight)
+                    pair[0] += float(total[:n].sum(dtype=np.float64))
+                    pair[1] += float(weight[:n].sum(dtype=np.float64))
         means = {name: total / weight for name, (total, weight) in totals.items() if weight}
         return {f"{title}/{name}": value for name, value in context.finish(means).items()}
 

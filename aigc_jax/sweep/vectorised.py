@@ -38,11 +38,12 @@ class Together(NamedTuple):
 
 
 def mesh_of(number: int) -> Mesh:
-    """All devices if they divide the number of trials, so that each has its own and nothing passes
-    between them; else the first alone.
+    """As many devices as divide the number of trials: each has its own, and nothing passes between
+    them.
     """
-    devices = jax.devices() if number % jax.device_count() == 0 else jax.devices()[:1]
-    return jax.make_mesh((len(devices),), ("trials",), (AxisType.Auto,), devices=devices)
+    count = max(n for n in range(1, jax.device_count() + 1) if number % n == 0)
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), ("trials",), (AxisType.Auto,), devices=devices)
 
 
 def _spread(number: int) -> NamedSharding:
@@ -67,8 +68,12 @@ def begin(
 
 def trial(stacked: Tree, i: int) -> Tree:
     """Returns one trial's part of a stacked tree, on the first device."""
-    device = jax.devices()[0]
-    return jax.tree.map(lambda x: jax.device_put(x[i], device), stacked)
+    return jax.device_put(_row(stacked, np.int32(i)), jax.devices()[0])
+
+
+@jax.jit
+def _row(stacked: Tree, i: jax.Array) -> Tree:
+    return jax.tree.map(lambda x: x[i], stacked)
 
 
 def stack(parts: Sequence[Tree]) -> Tree:

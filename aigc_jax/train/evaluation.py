@@ -3,16 +3,18 @@
 import functools
 import io
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax.core.task import Metrics, Task, Weights
+from aigc_jax.core.task import Batch, Metrics, Task, Weights
 from aigc_jax.errors import UserError
-from aigc_jax.train import kept, shards
+from aigc_jax.train import kept, program, shards
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import storage_errors, write_atomic
@@ -24,7 +26,8 @@ class Context(NamedTuple):
     Attributes:
       data: the run's data; `data.splits[name]` has `batches` and `batch`.
       tokenizer: of that data, or None.
-      eval_batch: (weights, split.batch, i) -> Metrics, on the devices, not waited for.
+      eval_batches: (weights, split.batch, i, end) -> (n, Metrics of batches i .. i + n - 1): values
+        [K], K >= n, on the devices, not waited for; 1 <= n <= end - i, as many as it likes.
       finish: the task's `finish`.
       sample: the task's `sample`, or None.
       functions: the task's other `functions`, by name, not compiled.
@@ -43,7 +46,7 @@ class Context(NamedTuple):
 
     data: Any
     tokenizer: Any
-    eval_batch: Callable[[Weights, Callable[..., Any], int], Metrics]
+    eval_batches: Callable[[Weights, Callable[..., Any], int, int], tuple[int, Metrics]]
     finish: Callable[[dict[str, float]], dict[str, float]]
     sample: Callable[..., Any] | None
     functions: Mapping[str, Callable[..., Any]]
@@ -85,20 +88,14 @@ def context(
     desk: Desk = Desk(),  # noqa: B008  (immutable)
 ) -> Context:
     """Makes the context of a run; what takes long can be interrupted between two calls."""
-    compiled = within(placement, jax.jit(task.eval))
-    shard = shards.rows(placement)
-    root = jax.random.key(0)
 
     def place(rows: Any) -> Any:
         return put(rows, placement.batch())
 
-    def eval_batch(weights: Weights, batch: Callable[..., Any], i: int) -> Metrics:
-        return compiled(weights, place(batch(i, shard)), root)
-
     return Context(
         data=data,
         tokenizer=data.tokenizer,
-        eval_batch=signals.interruptible(eval_batch),
+        eval_batches=signals.interruptible(Judge(task, placement).several),
         finish=task.finish,
         sample=signals.interruptible(sampling(placement, task.sample)) if task.sample else None,
         functions={name: whole(placement, call) for name, call in task.functions.items()},
@@ -111,6 +108,63 @@ def context(
         extractor=desk.extractor,
         last_step=desk.last_step,
     )
+
+
+class Judge:
+    """Evaluates several batches in one call of the device, as many as take about `CALL` seconds.
+
+    What a batch gives does not depend, in any bit, on how many are evaluated with it: one program
+    does them all, one after another.
+    """
+
+    CALL = 0.3  # seconds: a signal waits for two calls at most
+    MOST, BYTES = 16, 8 << 20  # batches of a call, and what they take: those left out cost a copy
+
+    def __init__(self, task: Task, placement: Placement) -> None:
+        def several(weights: Weights, batches: Batch, key: jax.Array, n: jax.Array) -> Metrics:
+            def one(i: Any) -> Metrics:
+                return task.eval(weights, jax.tree.map(lambda x: x[i], batches), key)
+
+            def body(i: jax.Array, rows: Metrics) -> Metrics:
+                return jax.tree.map(lambda row, m: row.at[i].set(m), rows, one(i))
+
+            most = jax.tree.leaves(batches)[0].shape[0]
+            if most == 1:
+                return jax.tree.map(lambda m: m[None], one(0))
+            shapes = jax.eval_shape(one, 0)
+            rows = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+            return jax.lax.fori_loop(0, n, body, rows)
+
+        self._several = within(placement, jax.jit(several))
+        self._placement, self._shard = placement, shards.rows(placement)
+        self._key = jax.random.key(0)
+        self._n, self._sent, self._at = 1, 0, 0.0
+
+    def several(
+        self, weights: Weights, batch: Callable[..., Any], i: int, end: int
+    ) -> tuple[int, Metrics]:
+        """Evaluates batches from i on, `end` and what follows left out; see `Context`."""
+        rows = [batch(i, self._shard)]
+        most = 1
+        if jax.process_count() == 1:  # several would have to agree on what follows from a clock
+            size = sum(x.nbytes for x in rows[0].values())
+            most = max(1, min(self.MOST, self.BYTES // max(1, size), end))
+        self._pace(i)
+        n = min(self._n, most, end - i)
+        rows += [batch(i + k, self._shard) for k in range(1, n)]
+        stacked = program.stack(rows, most, self._placement)
+        return n, self._several(weights, stacked, self._key, np.int32(n))
+
+    def _pace(self, i: int) -> None:
+        """Chooses how many batches to send. Once two calls are under way, the time between two is
+        that of one.
+        """
+        now = time.perf_counter()
+        self._sent = self._sent + 1 if i else 0
+        if self._sent > 2:
+            per_batch = (now - self._at) / self._n
+            self._n = max(1, min(4 * self._n, self.MOST, int(self.CALL / max(per_batch, 1e-9))))
+        self._at = now
 
 
 def within(placement: Placement, function: Callable[..., Any]) -> Callable[..., Any]:

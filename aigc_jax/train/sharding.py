@@ -226,6 +226,12 @@ def make(
     return Placement(mesh, _tuples(rules), mapper)
 
 
+def alone() -> Placement:
+    """Everything on the first device, however many there are."""
+    shape = np.array(jax.devices()[:1]).reshape((1,) * len(AXES))
+    return Placement(Mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES)), (), "jit")
+
+
 def _fill(sizes: dict[str, int], devices: int) -> None:
     """Puts what the others leave in place of -1."""
     said = ", ".join(f"{axis}={n}" for axis, n in sizes.items())
