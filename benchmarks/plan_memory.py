@@ -5,13 +5,10 @@
 Each recipe is made wide enough that a state of hundreds of MB outweighs what Python and JAX take
 for themselves. It runs in a process of its own. Once the step is compiled, freed memory is given
 back and the kernel's high-water mark set to zero (Linux, /proc/self/clear_refs); then the state is
-made, some steps are taken with batches from the data, and the mark is read: `took` is what it
-rose by. `planned` is `device_bytes` of `aigc plan --json`: arguments, temporary buffers and outputs
-that do not share their bytes with an argument.
-
-`trimmed` is the same once more, with freed memory given back (malloc_trim) after the state was
-made. On Linux `aigc` sets an allocator that keeps what it has had: making the state leaves holes,
-which the one large buffer of a step does not fit into, and they count in `took`.
+made, some steps are taken with batches from the data, as many a call as in a run, and the mark is
+read: `took` is what it rose by, and `made` what it had risen by once the state was there. `planned`
+is `device_bytes` of `aigc plan --json` (arguments, temporary buffers, and outputs that do not share
+their bytes with an argument) and `batch_bytes` (batches on their way).
 
 Prints a table in Markdown. `before` is what the process held when the mark was set: the
 interpreter, the libraries, the compiled program.
@@ -32,7 +29,7 @@ RECIPES = {
     "vae": ["configs/vae/mnist.py", "--config.task.model.width=3500",
             "--config.task.model.layers=2"],
 }  # fmt: skip
-STEPS = 3
+CALLS, STEPS = 2, 2  # of one call; its batches are there for as many as a call has in a run
 MB = 1e6
 
 
@@ -67,30 +64,20 @@ def child(words: list[str]) -> None:
     abstract = jax.eval_shape(init, jax.random.key(0), hyper)
     shapes = program.global_batch(built.data.batch(0, (0, 1)), built.placement)
     compiled = program.build(step, abstract, shapes, built.placement, settings.steps_per_call)
-    give_back = ctypes.CDLL("libc.so.6").malloc_trim
-
-    def peak(trim: bool) -> tuple[float, float]:
-        """Returns what is held before the state is made, and how much more is at the peak."""
-        gc.collect()
-        give_back(0)
-        before = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        state = sharding.create(built.placement, init, jax.random.key(0), hyper)
-        jax.block_until_ready(state)
-        if trim:
-            give_back(0)
-            Path("/proc/self/clear_refs").write_text("5")
-        for i in range(STEPS):
-            rows = [built.data.batch(i, (0, 1))]
-            batches = program.stack(rows, compiled.capacity, built.placement)
-            state, metrics = compiled.run(state, batches, np.int32(1))
-            jax.block_until_ready((state, metrics))
-        return before, status("VmHWM") - before
-
     jax.block_until_ready(sharding.create(built.placement, init, jax.random.key(0), hyper))
-    before, took = peak(trim=False)
-    _, trimmed = peak(trim=True)
-    print(json.dumps({"before": before, "took": took, "trimmed": trimmed}))
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    state = sharding.create(built.placement, init, jax.random.key(0), hyper)
+    jax.block_until_ready(state)
+    made, most = status("VmHWM") - before, compiled.capacity
+    for call in range(CALLS):
+        rows = [built.data.batch(call * most + i, (0, 1)) for i in range(most)]
+        batches = program.stack(rows, most, built.placement)
+        state, metrics = compiled.run(state, batches, np.int32(min(STEPS, most)))
+        jax.block_until_ready((state, metrics))
+    print(json.dumps({"before": before, "made": made, "took": status("VmHWM") - before}))
 
 
 def measured(words: list[str]) -> dict[str, float]:
@@ -104,7 +91,7 @@ def measured(words: list[str]) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         said.append(json.loads(done.stdout.splitlines()[-1]))
-    return {**said[0], "device_bytes": said[1]["device_bytes"]}
+    return {**said[0], "planned": said[1]["device_bytes"] + said[1]["batch_bytes"]}
 
 
 def main() -> None:
@@ -112,16 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", help=", ".join(RECIPES))
     args = parser.parse_args()
-    print("| recipe | before | planned | took | planned / took | trimmed | planned / trimmed |")
-    print("|---|---|---|---|---|---|---|")
+    print("| recipe | before | planned | made | took | planned / took |")
+    print("|---|---|---|---|---|---|")
     for name in args.recipes or RECIPES:
         found = measured(RECIPES[name])
-        took, trimmed, planned = (found[k] for k in ("took", "trimmed", "device_bytes"))
+        cells = [f"{found[k] / MB:.0f} MB" for k in ("before", "planned", "made", "took")]
         print(
-            f"| {name} | {found['before'] / MB:.0f} MB | {planned / MB:.0f} MB"
-            f" | {took / MB:.0f} MB | {planned / took:.2f}"
-            f" | {trimmed / MB:.0f} MB | {planned / trimmed:.2f} |",
-            flush=True,
+            f"| {name} | {' | '.join(cells)} | {found['planned'] / found['took']:.2f} |", flush=True
         )
 
 

@@ -10,8 +10,9 @@ import json
 import os
 import statistics
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 HERE = Path(__file__).parent
 # The same allocator settings for both sides: keep big blocks instead of giving them back.
@@ -33,9 +34,16 @@ class Worker:
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
 
-    def run(self, steps: int) -> dict[str, float]:
+    def run(self, steps: int) -> dict[str, Any]:
         """Takes steps; returns what the worker measured."""
+        return self.begin(steps)()
+
+    def begin(self, steps: int) -> Callable[[], dict[str, Any]]:
+        """Lets it begin; the function returned waits for what it measured."""
         self._tell({"steps": steps})
+        return self._answer
+
+    def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -43,9 +51,16 @@ class Worker:
         return json.loads(line)  # type: ignore[no-any-return]
 
 
+class Runs(Protocol):
+    """What takes turns: a worker, or several that work together."""
+
+    def run(self, steps: int) -> dict[str, Any]:
+        """Takes steps; returns what was measured."""
+
+
 def take_turns(
-    everyone: dict[str, Worker], *, rounds: int, seconds: float, warm: int, most: int = 10_000
-) -> tuple[int, dict[str, list[dict[str, float]]]]:
+    everyone: Mapping[str, Runs], *, rounds: int, seconds: float, warm: int, most: int = 10_000
+) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Warms up, then lets each worker take its turn in every round.
 
     Args:
@@ -60,14 +75,14 @@ def take_turns(
     some = min(most, max(2, warm))
     first = next(iter(everyone.values())).run(some)["seconds"] / some
     steps = min(most, max(2, round(seconds / first)))
-    answers: dict[str, list[dict[str, float]]] = {name: [] for name in everyone}
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in everyone}
     for _ in range(rounds):
         for name, worker in everyone.items():
             answers[name].append(worker.run(steps))
     return steps, answers
 
 
-def ratios(answers: dict[str, list[dict[str, float]]], name: str) -> tuple[float, float, float]:
+def ratios(answers: dict[str, list[dict[str, Any]]], name: str) -> tuple[float, float, float]:
     """Quartiles of how many times as fast as the first worker this one was, round by round."""
     base = next(iter(answers.values()))
     found = [b["seconds"] / a["seconds"] for b, a in zip(base, answers[name], strict=True)]
@@ -75,6 +90,6 @@ def ratios(answers: dict[str, list[dict[str, float]]], name: str) -> tuple[float
     return low, middle, high
 
 
-def median_ms(rows: list[dict[str, float]], steps: int) -> float:
+def median_ms(rows: list[dict[str, Any]], steps: int) -> float:
     """Milliseconds a step, the median over the rounds."""
     return 1e3 * statistics.median(row["seconds"] for row in rows) / steps

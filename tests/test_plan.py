@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import process
 import pytest
@@ -13,6 +14,7 @@ from aigc_jax.cli import ahead
 from aigc_jax.cli.main import main
 from aigc_jax.core import devices
 from aigc_jax.errors import UserError
+from aigc_jax.models.transformer import Transformer
 from aigc_jax.train import collectives, estimate, formulas, hlo, proposals
 from aigc_jax.train.collectives import Collective
 from aigc_jax.train.formulas import Plan, Shape
@@ -181,6 +183,53 @@ def test_formulas_by_hand() -> None:
     assert state == 4 * 3 * ((12 * GPT2.block + 50257 * 768) / 8 + GPT2.small)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mlp": "gelu"},
+        {"mlp": "gelu_tanh", "dtype": "bfloat16"},
+        {"mlp": "swiglu", "dtype": "bfloat16", "kv_heads": 2},
+        {"mlp": "relu2", "dtype": "bfloat16"},
+        {"attention": "plain", "dtype": "bfloat16"},
+        {"remat": "dots_no_batch", "dtype": "bfloat16"},
+        {"attention": "plain", "remat": "dots_no_batch"},
+        {"mlp": "swiglu", "remat": "dots_no_batch"},
+        {"remat": "full", "dtype": "bfloat16"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_activations_on_paper_are_what_jax_hands_from_one_pass_to_the_other(
+    options: dict[str, Any],
+) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    layers, time, width = 3, 80, 32
+    chosen = {"attention": "blockwise", **options}
+    network = Transformer(7, time, layers=layers, width=width, heads=4, scan=True, **chosen)
+    tokens = jnp.zeros((1, time), jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), tokens)["params"]
+
+    def forward(params: Any) -> jax.Array:
+        y = network.apply({"params": params}, tokens, method="features")[0]
+        return y.astype(jnp.float32).sum()
+
+    kept = jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(forward, p)[1], params))
+    weights = [x.shape for x in jax.tree.leaves(params)]
+    least = layers * time * width // 4  # numbers a row or a head are left out on paper
+    found = sum(
+        x.size * x.dtype.itemsize
+        for x in kept
+        if x.shape[:1] == (layers,) and x.shape not in weights and x.size >= least
+    )
+
+    shape = formulas.of_model(network, slots=2, chunk=0)
+    plan = Plan({}, 1, 1, options.get("remat", "none"))
+    deeper = shape._replace(layers=shape.layers + 1)
+    more, less = (formulas.memory(one, plan)["activations"] for one in (deeper, shape))
+    assert more - less == pytest.approx(found / layers, rel=1e-6)
+
+
 def test_proposals_fit_or_are_none() -> None:
     device = devices.find("v5e")
     found = proposals.search(GPT2, 64, 1, 8, device)
@@ -199,6 +248,85 @@ def test_proposals_fit_or_are_none() -> None:
     tight = proposals.search(GPT2, 64, 1, 8, device._replace(memory=2e9))
     assert tight
     assert tight[0].plan.of("fsdp") * tight[0].plan.of("tensor") > 1
+
+
+def test_a_recipe_for_one_device_keeps_its_rows_at_once_on_many() -> None:
+    """480 rows in 40 parts are 12 at once on one device; on eight the same 12 are 5 parts."""
+    found = proposals.search(GPT2, 480, 40, 8, devices.find("h100"))
+    assert found[0].plan.mesh == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
+    assert found[0].plan.accumulate == 5
+    alone = proposals.search(GPT2, 480, 40, 1, devices.find("h100"))
+    assert alone[0].plan.accumulate == 40
+    tried = {one.plan.accumulate for one in found}
+    assert {1, 3, 5, 40, 60} <= tried
+    assert all(480 % parts == 0 for parts in tried)
+
+
+def test_a_proposal_adds_what_the_recipe_does_not_say() -> None:
+    base = {
+        "mesh": {"data": -1, "fsdp": 1, "sequence": 1, "tensor": 1},
+        "task": {"accumulate": 4, "model": {"remat": "none"}},
+    }
+    mesh = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
+    one = SimpleNamespace(plan=Plan(mesh, 64, 4, "full"))
+    assert ahead._words(one, base, False) == [
+        "--config.mesh.fsdp=4", "--config.task.model.remat=full",
+    ]  # fmt: skip
+    # With --mesh, what was given is not the recipe's own.
+    assert ahead._words(one, base, True) == [
+        "--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.mesh.sequence=1",
+        "--config.mesh.tensor=1", "--config.task.model.remat=full",
+    ]  # fmt: skip
+
+
+LAUNCHES = """
+%inner (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %twice = f32[4]{0} add(%a, %a)
+}
+
+%body (carry: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %carry = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%carry), index=0
+  %x = f32[4]{0} get-tuple-element(%carry), index=1
+  %y = f32[4]{0} fusion(%x), kind=kLoop, calls=%inner
+  %z = f32[4]{0} call(%y), to_apply=%inner
+  ROOT %next = (s32[], f32[4]{0}) tuple(%i, %z)
+}
+
+%cond (carry.1: (s32[], f32[4])) -> pred[] {
+  ROOT %less = pred[] constant(true)
+}
+
+%short (b: f32[4]) -> f32[4] {
+  ROOT %b = f32[4]{0} parameter(0)
+}
+
+%long (c: f32[4]) -> f32[4] {
+  %c = f32[4]{0} parameter(0)
+  %d = f32[4]{0} copy(%c)
+  ROOT %e = f32[4]{0} custom-call(%d), custom_call_target="library"
+}
+
+ENTRY %main (p: f32[4], q: s32[]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %q = s32[] parameter(1)
+  %start = (s32[], f32[4]{0}) tuple(%q, %p)
+  %loop = (s32[], f32[4]{0}) while(%start), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %out = f32[4]{0} get-tuple-element(%loop), index=1
+  %flat = f32[4]{0} bitcast(%out)
+  ROOT %end = f32[4]{0} conditional(%q, %flat, %flat), branch_computations={%short, %long}
+}
+"""  # noqa: E501
+
+
+def test_launched_kernels_are_counted() -> None:
+    """Loops as often as they turn, calls by what is in them, the longest of branches."""
+    found = hlo.launched(hlo.parse(LAUNCHES))
+    assert found == {"fusion": 3, "add": 3, "copy": 1, "custom-call": 1}
+    assert found.total() == 8
+    untold = hlo.launched(hlo.parse(LAUNCHES.replace("known_trip_count", "init")))
+    assert untold["fusion"] == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 import toy
 from ml_collections import ConfigDict
 
-from aigc_jax.cli import launch, train, verify
+from aigc_jax.cli import launch, train, verify, wire
 from aigc_jax.cli.main import main
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
@@ -53,6 +55,9 @@ def get_study():
 """
 
 
+SHELF = wire.Shelf()  # trials that differ in numbers alone are compiled once
+
+
 def one_by_one(planned: Any, root: Path, *, stop_after: int = 99, **_: Any) -> int:
     """An engine for tests: each trial in this process, one after another."""
     from aigc_jax.train.signals import Signals
@@ -62,14 +67,16 @@ def one_by_one(planned: Any, root: Path, *, stop_after: int = 99, **_: Any) -> i
             return 75
         with Signals(saves=False) as signals:
             cfg = ConfigDict(one.config, allow_dotted_keys=True)
-            train.one(cfg, one.workdir, signals=signals, command=one.command)
+            train.one(
+                cfg, one.workdir, signals=signals, command=one.command, parts=SHELF.parts
+            )  # fmt: skip
     return 0
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    process.recipe(folder)
+    process.recipe(folder, samples=False)
     (folder / "experiments").mkdir()
     (folder / "experiments/toy.py").write_text(TOY)
     return folder
@@ -272,6 +279,95 @@ def test_reproduce_goes_on_judges_and_is_verified(
         assert str(here) not in text and "/tmp" not in text
 
     assert said(capsys, "verify", "toy").count(": match: the recorded curve") == 3
+
+
+# Waits after a save at step 4 while "hold" names the width of its program, until it is to stop.
+HELD = """
+import os, time
+from aigc_jax.sweep.group import Group
+
+def held(self, desks):
+    save(self, desks)
+    for desk in desks:
+        desk.store.finish()
+    width = str(desks[0].trial.config["task"]["model"]["width"])
+    while self.step == 4 and not self.signals.asked and os.path.exists("hold" + width):
+        time.sleep(0.01)
+
+save, Group._save = Group._save, held
+"""
+NARROW_AND_WIDE = """
+def get_study():
+    return {
+        "title": "Two programs",
+        "paper": {"title": "None", "url": "example.org"},
+        "metrics": {"validation_first_3/loss": {
+            "direction": "minimize", "protocol": "three batches", "tolerance": 0.3}},
+        "rows": (
+            {"name": "narrow", "recipe": "recipe.py", "published": {"validation_first_3/loss": 2.9},
+             "sweep": {"hyper.lr": (0.01, 0.02)}},
+            {"name": "wide", "recipe": "recipe.py", "published": {"validation_first_3/loss": 2.8},
+             "overrides": {"task.model.width": 16}},
+        ),
+        "scales": {"cpu": {"cost": "seconds", "overrides": {
+            "run.steps": 8, "run.eval_every": 4, "run.save_every": 4, "run.log_every": 2}}},
+    }
+"""
+
+
+def test_reproduce_survives_a_kill_and_ctrl_c(tmp_path: Path) -> None:
+    process.recipe(tmp_path, samples=False)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/two.py").write_text(NARROW_AND_WIDE)
+    runs = tmp_path / "runs/two/cpu"
+
+    def held_at(width: int, number: int) -> process.Process:
+        """Starts the study; returns when so many trials of this width have saved and wait."""
+        (tmp_path / f"hold{width}").touch()
+        started = process.Process("reproduce", "two", folder=tmp_path, first=HELD)
+        row = {8: "narrow", 16: "wide"}[width]
+        saved = lambda: len(list(runs.glob(f"{row},*/checkpoints/seal-4.json"))) == number  # noqa: E731
+        assert started.until(saved, 0.02), started.err
+        return started
+
+    killed = held_at(8, 2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.end() == -signal.SIGKILL
+    (tmp_path / "hold8").unlink()
+
+    stopped = held_at(16, 1)  # the narrow ones are gone on with, and finished
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
+    assert stopped.end() == 75, stopped.err
+    assert "resumed 2 trials at step 4" in stopped.out
+    assert "stopped; to go on: aigc reproduce two --scale=cpu" in stopped.out
+    results = tmp_path / "experiments/results/two"
+    half = json.loads((results / "record.json").read_text())["scales"]["cpu"]
+    assert [row["verdict"] for row in half["rows"]] == ["match", "match", "not run"]
+    (tmp_path / "hold16").unlink()
+    finished = {p: p.read_bytes() for d in runs.glob("narrow,*") for p in d.iterdir()
+                if p.is_file()}  # fmt: skip
+
+    last = process.aigc("reproduce", "two", folder=tmp_path)
+    assert last.code == 0, last.err
+    assert "to run: 1 trials" in last.out
+    assert {p: p.read_bytes() for p in finished} == finished, "it was run again"
+    starts = {path.name.partition(",")[0]: [start["from step"] for start in said["starts"]]
+              for path in runs.glob("*,*") for said in [toy.status(path)]}  # fmt: skip
+    assert starts == {"narrow": [0, 4], "wide": [0, 6]}, "a signal saves what has been trained"
+
+    whole = process.aigc(
+        "reproduce", "two", "--workdir=whole", "--results=uncut", folder=tmp_path
+    )  # fmt: skip
+    assert whole.code == 0, whole.err
+
+    def told(folder: Path) -> Any:
+        """What is said of the results, but for when they were made."""
+        cpu = json.loads((folder / "record.json").read_text())["scales"]["cpu"]
+        trials = [{**trial, "wall_seconds": 0} for trial in cpu["trials"]]
+        page = (folder / "README.md").read_text().splitlines()
+        return cpu["rows"], trials, cpu["bands"], [line for line in page if line.startswith("|")]
+
+    assert told(results) == told(tmp_path / "uncut")
 
 
 def test_verify_sees_another_recipe_another_curve_and_other_data(

@@ -21,7 +21,7 @@ import toy
 from aigc_jax.cli import launch, train, wire
 from aigc_jax.core import config
 from aigc_jax.errors import StorageError, UserError
-from aigc_jax.sweep import asked, board, folder, local, plans, trials, worker
+from aigc_jax.sweep import asked, board, folder, local, plans, search, trials, worker
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.space import Algebra as h
 from aigc_jax.sweep.space import Space
@@ -34,7 +34,7 @@ HOST = "here"
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every test in a folder of its own, with a recipe."""
-    process.recipe(tmp_path)
+    process.recipe(tmp_path, samples=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -216,7 +216,7 @@ def drawn(root: Path = Path("root"), number: int = 6, **knobs: Any) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", ["tpe", "qmc", "random"])
+@pytest.mark.parametrize("name", ["tpe", "qmc", "random", "cmaes"])
 def test_a_search_goes_on_with_the_points_it_would_have_had(name: str) -> None:
     whole = Fake(lr)
     worker.Worker(drawn(Path("whole"), 6, sampler=name), whole).run()
@@ -235,6 +235,24 @@ def test_a_search_goes_on_with_the_points_it_would_have_had(name: str) -> None:
     worker.Worker(drawn(Path("whole"), 6, sampler=name), none).run()
     assert none.seen == []
     assert sorted(t.params["hyper.lr"] for t in known(Path("whole"))) == sorted(rates)
+
+
+def test_cmaes_is_one_search_though_each_trial_has_a_new_sampler() -> None:
+    """Its state is in the study: the later points come nearer, numbers of both kinds."""
+    study = optuna.create_study()
+    draws = {"a": h.Float(1e-4, 1e-1, log=True), "b": h.Int(1, 64), "c": h.Choice(1, 2)}
+    scores = []
+    for number in range(40):
+        study.sampler = trials.sampler("cmaes", number)
+        trial = study.ask()
+        point = trials.suggest(trial, draws)
+        assert isinstance(point["b"], int) and 1 <= point["b"] <= 64 and point["c"] in (1, 2)
+        score = (math.log10(point["a"]) + 2.5) ** 2 + ((point["b"] - 20) / 20) ** 2
+        study.tell(trial, score)
+        scores.append(score)
+    assert sum(scores[-10:]) < 0.5 * sum(scores[:10])
+    generations = [t.system_attrs.get("cma:generation", 0) for t in study.trials]
+    assert generations[-1] >= 4, "it learnt nothing"
 
 
 @pytest.mark.parametrize(
@@ -410,8 +428,8 @@ def test_an_engine_that_is_not_installed_names_its_extra(
 
 
 def test_a_sampler_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package cmaes"):
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package cmaes.*'aigc-jax\[sweep\]'"):
         trials.sampler("cmaes", 0)
 
 
@@ -467,7 +485,7 @@ def test_a_search_for_another_engine() -> None:
 def test_the_table_and_its_lines() -> None:
     from rich.console import Console
 
-    planned = listed(h.grid("hyper.lr", [0.1, 0.2]))
+    planned = listed(h.grid("hyper.lr", [0.1, 0.2, 0.3]))
     take(Path("root"), f"{HOST}:1")
     planned[0].workdir.mkdir()
     said = {"state": "running", "step": 4, "steps": 12, "last": {METRIC: 2.5}}
@@ -479,11 +497,21 @@ def test_the_table_and_its_lines() -> None:
     Console(width=200, file=text).print(shown._table(known(), 1))
     assert all(word in text.getvalue() for word in ("4/12", "2.5000", "running"))
     assert shown.eta(known()) is None
+    long = "lr=0.00046342505832948827,heads=1-fc268ce2"
+    assert board._short(long) == "lr=0.000463425,heads=1-fc268ce2"
     trials.study_of(Path("root"), check=False).tell(0, 0.25)
     shown.show(known(), ["a"])
-    assert lines[-1].startswith("[1/2] lr=0.1-")
+    assert lines[-1].startswith("[1/3] lr=0.1-")
     assert f"finished, {METRIC} 0.2500" in lines[-1]
     assert shown.eta(known()) is not None
+    # Two that end between two looks are counted one by one, in the order of their ends.
+    for _ in range(2):
+        take(Path("root"), f"{HOST}:1")
+    for number, score in ((2, 0.3), (1, 0.2)):
+        trials.study_of(Path("root"), check=False).tell(number, score)
+    shown.show(known(), ["a"])
+    assert [line.partition(" ")[0] for line in lines[-2:]] == ["[2/3]", "[3/3]"]
+    assert lines[-2].endswith("0.3000 (0:00)"), lines
 
 
 # --- compiled once -------------------------------------------------------------------------------
@@ -493,9 +521,6 @@ def test_trials_that_differ_in_numbers_compile_once_a_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train.wire, "start_jax", lambda: None)
-    text = Path("recipe.py").read_text()
-    start = text.index('"samples": ')
-    Path("recipe.py").write_text(text[:start] + text[text.index("}", start) + 2 :])
     planned = listed(h.zip(h.grid("hyper.lr", [0.1, 0.2, 0.2]), h.grid("run.seed", [0, 0, 1])))
     shelf, compiled = wire.Shelf(), []
     jax.monitoring.register_event_duration_secs_listener(
@@ -515,6 +540,10 @@ def test_trials_that_differ_in_numbers_compile_once_a_worker(
     assert worker.Worker(Path("root"), one).run() == 0
     assert counts[0] > 0
     assert counts[1:] == [0, 0]
+    # As anyone can read it in the run folders: the first one's ledger has all that compiled.
+    ledgers = [run.workdir / "compiles.jsonl" for run in planned]
+    lines = [path.read_text().splitlines() if path.exists() else [] for path in ledgers]
+    assert len(lines[0]) > 0 and lines[1:] == [[], []]
     # Each is what it would have been alone.
     assert len({trial.value for trial in known()}) == 3
     with worker.Signals(saves=False) as signals:
@@ -570,7 +599,7 @@ def get_sweep(h):
 """
 # Workers that wait after a save while the file "hold" is there, until they are asked to stop.
 SLOW = """
-import os, sys, time
+import os, time
 from aigc_jax.train.loop import Loop
 
 def held(self):
@@ -580,20 +609,18 @@ def held(self):
         time.sleep(0.01)
 
 save, Loop._save = Loop._save, held
-from aigc_jax.cli.main import main
-sys.exit(main(sys.argv[1:]))
 """
-DRIVER = """
+DRIVER = f"""
 import sys
-from aigc_jax.sweep import local
-local.PROGRAM = (sys.executable, "slow.py")
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import forked
+forked.install({SLOW!r})
 """
 
 
 def test_a_sweep_survives_the_death_of_its_worker_of_its_driver_and_a_signal() -> None:
     here, root = Path.cwd(), Path("sweep")
     Path("recipe.py").write_text(Path("recipe.py").read_text() + SWEEP)
-    Path("slow.py").write_text(SLOW)
     Path("hold").touch()
     words = ("sweep", "recipe.py", "--engine=local", "--workdir=sweep", f"--metric={METRIC}")
 
@@ -625,7 +652,7 @@ def test_a_sweep_survives_the_death_of_its_worker_of_its_driver_and_a_signal() -
     assert again.end() == 75, again.err
     assert "to go on: aigc sweep recipe.py" in again.out
     Path("hold").unlink()
-    last = process.aigc(*words, folder=here)
+    last = process.aigc(*words, folder=here, first=DRIVER)
     assert last.code == launch.FAILED, last.err
     assert "does not divide the batch of 4" in last.out
     assert "4 trials: 3 finished, 1 failed" in last.out

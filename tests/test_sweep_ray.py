@@ -100,7 +100,7 @@ def alone(trial: Planned, workdir: Path, stop: int | None = None) -> None:
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    process.recipe(tmp_path)
+    process.recipe(tmp_path, samples=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

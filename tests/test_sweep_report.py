@@ -461,6 +461,54 @@ def test_compare_two_sweeps_of_seeds(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert answer["difference"] == pytest.approx(0.0998)
 
 
+def test_compare_two_sweeps_at_the_settings_that_both_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = folder_of_seeds(tmp_path / "a", rates=(0.001, 0.01, 0.1), seeds=3)
+    b, gain = tmp_path / "b", {0.01: (0.1, 0.13, 0.09), 0.1: (0.02, 0.03, 0.04), 1.0: (9, 9, 9)}
+    for rate, gains in gain.items():
+        for seed, less in enumerate(gains):
+            more = {"optim.name": "lion", "hyper.lr": rate, "run.seed": seed}
+            trial(b, f"lr={rate},seed={seed}", more, score_of(rate, seed) - less)
+    _, out, _ = call(capsys, "compare", a, b, f"--metric={METRIC}", "--json")
+    (row,) = json.loads(out)["matched"]
+    assert [pair["settings"] for pair in row["pairs"]] == [{"hyper.lr": 0.01}, {"hyper.lr": 0.1}]
+    # By seed: -(0.1 + 0.02) / 2, -(0.13 + 0.03) / 2, -(0.09 + 0.04) / 2.
+    wanted = interval([-0.06, -0.08, -0.065])
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(wanted)
+    assert (row["over"], row["n"], row["answer"], row["wins"]) == ("seeds", 3, "yes", 2)
+    _, out, _ = call(capsys, "compare", a, b, f"--metric={METRIC}")
+    line = f"is {b} better than {a}? yes: -0.06833 ["
+    assert "at the same settings" in out and line in out and "in 2 of 2 settings" in out
+    # One seed: the settings are what is paired. One that diverged is no pair.
+    for path in (*a.glob("*,seed=[12]"), *b.glob("*,seed=[12]")):
+        shutil.rmtree(path)
+    trial(b, "nan", {"optim.name": "lion", "hyper.lr": 0.001, "run.seed": 0}, "nan")
+    _, out, _ = call(capsys, "compare", a, b, f"--metric={METRIC}", "--json")
+    (row,) = json.loads(out)["matched"]
+    assert (row["over"], row["n"], row["left_out"]) == ("settings", 2, 1)
+    wanted = interval([-0.1, -0.02])
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(wanted)
+    # The other way round it is no better, and other data are not compared at all.
+    _, out, _ = call(capsys, "compare", b, a, f"--metric={METRIC}")
+    assert f"is {a} better than {b}? can't be told: +0.06" in out
+    folder_of_seeds(tmp_path / "c", rates=(0.01, 0.1), data="e" * 64)
+    _, out, _ = call(capsys, "compare", a, tmp_path / "c", f"--metric={METRIC}")
+    assert f"is {tmp_path / 'c'} better than {a}? not compared: they saw different data" in out
+
+
+def test_without_pyarrow_there_is_the_csv_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results.read(root)
+    before = [path.read_bytes() for path in results.write(found)]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (path,) = results.write(found)
+    assert path.read_bytes() == before[0] and not (root / "results.parquet").exists()
+    err = capsys.readouterr().err
+    assert "no results.parquet, since pyarrow is not installed" in err and err.count("\n") == 1
+
+
 def test_compare_without_matching_seeds_is_welch_and_may_not_tell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

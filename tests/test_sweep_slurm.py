@@ -15,7 +15,9 @@ from typing import Any
 import process
 import pytest
 import slurm_worker
+from optuna.trial import TrialState
 
+from aigc_jax.cli import launch
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import folder, local, slurm, trials
 from aigc_jax.sweep.plans import plan
@@ -132,6 +134,11 @@ def test_the_jobs_outlive_the_driver_and_a_killed_one_is_begun_again(root: Path)
     task = parent(pid)
     driver.kill()
     driver.wait()
+    # The same command looks at the study before it looks for jobs: this one's worker is alive.
+    prepared(root)
+    study = trials.study_of(root, wal=False, beats=False)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    assert [t.user_attrs["worker"] for t in running] == [f"{os.uname().nodename}:{pid}"]
 
     def kill() -> None:
         os.kill(task, signal.SIGKILL)
@@ -225,6 +232,11 @@ def test_where_there_is_no_slurm_one_line_says_so(
     with pytest.raises(UserError, match="there is no SLURM on this machine") as error:
         run(root)
     assert "\n" not in str(error.value) and not (root / "slurm").exists()
+    # `aigc sweep` asks before it writes anything.
+    with pytest.raises(UserError, match="there is no SLURM on this machine"):
+        launch.check_options("slurm", [], [])
+    with pytest.raises(UserError, match=r"Did you mean 'partition'\?"):
+        launch.check_options("slurm", [], ["partiton=gpu"])
 
 
 def test_without_submitit_the_line_names_the_extra(

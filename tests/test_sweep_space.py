@@ -1,5 +1,6 @@
 """The algebra of search spaces, and what `aigc sweep` checks before anything runs."""
 
+import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -138,6 +139,7 @@ def get_sweep(h):
                        h.grid("task.model.name", ["cnn", "transformer"])),
         "drawn": h.product(h.draw("hyper.lr", h.Float(1e-4, 1e-1, log=True)),
                            h.draw("task.model.heads", h.Choice(1, 2))),
+        "choice": h.draw("task.model.heads", h.Choice(1, 2)),
         "typo": h.grid("hyper.lrr", [1]),
         "late": h.chain(h.grid("hyper.lr", [1]), h.grid("run.step", [1])),
         "kind": h.grid("run.steps", [10, 1.5]),
@@ -193,6 +195,7 @@ def test_seeds_alone_begin_with_the_recipes_own(
         (("--sweep=drawn",), "local"),
         (("--sweep=both",), "local"),
         (("--sweep=lr", "--engine=local"), "local"),
+        (("--sweep=lr", "--config.run.fingerprint=1"), "local"),
     ],
 )
 def test_which_engine_is_taken(
@@ -221,6 +224,12 @@ def test_which_engine_is_taken(
         (("--sweep=drawn", "--engine=vectorised"), "a search needs --engine=local"),
         (("--sweep=lr", "--seeds=0"), "--seeds=0: expected 1 or more"),
         (("--sweep=huge",), "6,000,000 trials; give --yes"),
+        (("--sweep=choice", "--sampler=cmaes"), "'task.model.heads' is an h.Choice; choose tpe"),
+        (
+            ("--sweep=lr", "--engine=vectorised", "--config.run.fingerprint=1"),
+            "since they round otherwise than runs alone; choose --engine=local",
+        ),
+        (("--sweep=lr", "--slurm=partition=gpu"), "an option of --engine=slurm"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -236,6 +245,23 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
     assert sorted(home.rglob("*")) == before
+
+
+def test_cmaes_says_what_it_draws_by_lot_and_what_it_needs(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = dry(home, capsys, "--sweep=drawn", "--sampler=cmaes")
+    assert out.startswith("cmaes is for numbers: task.model.heads is drawn by lot")
+    real = importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *a: None if name == "cmaes" else real(name, *a),
+        )
+        code, _, err = aigc(capsys, str(home / "recipe.py"), "--sweep=drawn", "--sampler=cmaes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pip install 'aigc-jax[sweep]'" in err
 
 
 def test_some_of_a_huge_grid_by_lot(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -224,14 +224,14 @@ def _proposal(
     from aigc_jax.train import proposals
 
     paper, count = given.paper(), given.numbers["devices"]
-    tries: list[tuple[list[str], float | None]]
     if paper is None:
-        tries = [(words, None) for words in _plainly(given)]
+        tries = _plainly(given)
     else:
         shape, plan = paper
         found = proposals.search(shape, plan.rows, plan.accumulate, count, device)
-        tries = [(_words(one), one.bytes) for one in found]
-    for words, on_paper in tries[:_TRIES]:
+        base = config.to_dict(config.load(args.config, args.overrides))
+        tries = [_words(one, base, bool(args.mesh)) for one in found[:_TRIES]]
+    for words in tries:
         if words:
             made = Compiled(wire.parts(config.load(args.config, [*args.overrides, *words])))
         else:
@@ -241,19 +241,29 @@ def _proposal(
             return {
                 "settings": words,
                 "device_bytes": made.numbers["device_bytes"],
-                "device_bytes_on_paper": on_paper,  # of a transformer
                 "sent_bytes": made.numbers["sent_bytes"],
                 **estimated,
             }
     return None
 
 
-def _words(one: Any) -> list[str]:
-    words = [f"--config.mesh.{axis}={size}" for axis, size in one.plan.mesh.items()]
+def _words(one: Any, base: dict[str, Any], meshed: bool) -> list[str]:
+    """What to add to a command; nothing where the recipe says so already.
+
+    Args:
+      meshed: the command has --mesh, so that the recipe's own mesh is not what was given.
+    """
+    wanted = {f"mesh.{axis}": size for axis, size in one.plan.mesh.items()}
+    wanted["task.model.remat"] = one.plan.remat
+    wanted["task.accumulate"] = one.plan.accumulate
+    said = {} if meshed else {f"mesh.{axis}": base["mesh"][axis] for axis in _AXES}
+    said["task.model.remat"] = base["task"]["model"]["remat"]
+    said["task.accumulate"] = base["task"]["accumulate"]
+    # An axis of -1 takes what the others leave, and that is what is wanted of it.
     return [
-        *words,
-        f"--config.task.model.remat={one.plan.remat}",
-        f"--config.task.accumulate={one.plan.accumulate}",
+        f"--config.{name}={value}"
+        for name, value in wanted.items()
+        if said.get(name) not in (value, -1)
     ]
 
 
@@ -264,5 +274,5 @@ def _plainly(given: Compiled) -> list[list[str]]:
     tries: list[list[str]] = [[], words]
     if "accumulate" in given.built.config["task"]:
         twice = 2 * given.built.config["task"]["accumulate"]
-        tries.insert(1, [*words, f"--config.task.accumulate={twice}"])
+        tries.append([*words, f"--config.task.accumulate={twice}"])
     return tries

@@ -128,6 +128,7 @@ def _on_study(
         return local.run(root, planned, workers=workers, **knobs)
     from aigc_jax.sweep import slurm
 
+    slurm.check(options)
     # On a disk of several machines there is no write-ahead log.
     local.prepare(root, planned, wal=False, **knobs)
     worker = [*local.PROGRAM, "sweep-worker", str(root), "--no-wal"]
@@ -155,6 +156,25 @@ def check_pruner(engine: str, pruner: str) -> None:
         raise UserError(
             f"--pruner={pruner}: expected {', '.join(names)} with --engine={engine}.{hint}"
         )
+
+
+def check_options(engine: str, planned: Sequence[Planned], options: Sequence[str]) -> None:
+    """Checks what an engine can't do, or has no options for, before anything is written.
+
+    Raises:
+      UserError: fingerprints in one program; a wrong option of SLURM's, or one for another engine.
+    """
+    if engine == "vectorised":
+        from aigc_jax.cli import together
+
+        together.check(planned)
+    if engine == "slurm":
+        from aigc_jax.sweep import slurm
+
+        check_engine(engine)
+        slurm.check(options)
+    elif options:
+        raise UserError(f"--slurm={options[0]}: an option of --engine=slurm, and this is {engine}.")
 
 
 def check_engine(engine: str) -> None:

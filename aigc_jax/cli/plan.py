@@ -12,6 +12,11 @@ from aigc_jax.core.devices import DEVICES
 from aigc_jax.core.units import human
 from aigc_jax.errors import UserError
 
+_BEST = (
+    "",
+    "(at best, from published figures: products at the peak; data and fsdp behind them)",
+)
+
 
 def add(subparsers: Any) -> None:
     """Adds the command."""
@@ -97,12 +102,14 @@ def _plan(built: wire.Parts, timed: int) -> dict[str, Any]:
         memory.argument_size_in_bytes + memory.temp_size_in_bytes
         + memory.output_size_in_bytes - memory.alias_size_in_bytes
     )  # fmt: skip
+    # A call's batches as rows, and stacked, while those of the call before are on the device.
+    plan["batch_bytes"] = 2 * tree.size_bytes(shape) * compiled.capacity
 
     state = sharding.create(built.placement, init, jax.random.key(settings.seed), hyper)
     seconds = []
     for i in range(timed + 1):
-        rows = [built.data.batch(i, (jax.process_index(), jax.process_count()))]
-        batches = program.stack(rows, compiled.capacity, built.placement)
+        fed = [built.data.batch(i, (jax.process_index(), jax.process_count()))]
+        batches = program.stack(fed, compiled.capacity, built.placement)
         begin = time.perf_counter()
         state, metrics = compiled.run(state, batches, np.int32(1))
         jax.block_until_ready(metrics)
@@ -130,6 +137,7 @@ def _words(plan: dict[str, Any], unit: str) -> list[tuple[str, str]]:
         ("per device: arguments", f"{human(plan['argument_bytes'])}B"),
         ("per device: temporary", f"{human(plan['temporary_bytes'])}B"),
         ("per device: at most", f"{human(plan['device_bytes'])}B"),
+        ("host: batches on their way", f"{human(plan['batch_bytes'])}B"),
         (f"{unit} a step", human(items)),
         (f"{unit} in all", human(items * steps)),
         ("compilation", f"{plan['compile_seconds']:.1f} s"),
@@ -168,30 +176,37 @@ def ahead_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
         return rows
     name = plan["target"]["name"]
     rows += _target_words(f"on {name}, as given", plan["target"])
+    if plan["target"]["held"] != plan["device_bytes"]:
+        rows.append(("", "(by formulas: the program above has float32 for bfloat16, as CPUs do)"))
     proposal = plan["proposal"]
     if proposal is None:
         return [*rows, ("proposal", f"nothing that was tried fits {name}: take more devices")]
-    words = " ".join(proposal["settings"]) or "as given"
-    rows += [("proposal", words)]
-    size = proposal["device_bytes_on_paper"] or proposal["device_bytes"]
+    if not proposal["settings"]:
+        return [*rows, ("proposal", "as given"), _BEST]
+    rows.append(("proposal", " ".join(proposal["settings"])))
     return [
         *rows,
-        (
-            "proposal: a device holds",
-            f"{human(size)}B; {human(proposal['device_bytes'])}B compiled",
-        ),
         *_target_words(f"on {name}, as proposed", proposal),
-        ("", "(at best, from published figures: products at the peak; data and fsdp behind them)"),
+        _BEST,
     ]
+
+
+def _lasts(seconds: float) -> str:
+    """A time in the unit that a person would take."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _target_words(head: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     fits = "fits" if found["fits"] else "does not fit"
     step, steps = found["seconds"], found["steps"]
+    memory = f"{human(found['held'])}B {fits} in {human(found['room'])}B"
     return [
-        (f"{head}: memory", f"{human(found['held'])}B {fits} in {human(found['room'])}B"),
+        (f"{head}: memory", memory),
         (f"{head}: a step", f"{1e3 * step:.3g} ms, bound by {found['bound']}"),
         (f"{head}: MFU", f"{100 * found['mfu']:.0f} %"),
         (f"{head}: {human(steps)} steps",
-         f"{found['days']:.3g} days, {human(found['device_hours'])} device-hours"),
+         f"{_lasts(86400 * found['days'])}, {human(found['device_hours'])} device-hours"),
     ]  # fmt: skip

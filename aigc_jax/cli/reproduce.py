@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     launch.check_engine(args.engine)
+    launch.check_options(args.engine, list(planned.values()), ())
     code, begin = 0, time.monotonic()
     clock = root / "wall"
     spent = float(clock.read_text()) if clock.is_file() else 0.0

@@ -125,6 +125,7 @@ def _asked(args: argparse.Namespace) -> Asked:
     launch.check_pruner(engine, args.pruner)
     if engine == "vectorised" and searched:
         raise UserError("--engine=vectorised runs a list of trials; a search needs --engine=local.")
+    launch.check_options(engine, planned or (), args.slurm)
     return Asked(whole, planned, number, root, engine, sampler, metric, direction)
 
 
@@ -172,6 +173,24 @@ def _check_sampler(sampler: str, whole: Space) -> None:
             f"--sampler={sampler} draws from distributions and this space is a grid; write"
             " h.draw(path, h.Float(low, high)), or choose grid or random."
         )
+    if sampler == "cmaes":
+        _check_numbers(whole)
+
+
+def _check_numbers(whole: Space) -> None:
+    """CMA-ES is for numbers: says what it would draw by lot, or that there is nothing else."""
+    from aigc_jax.sweep import search
+
+    search.check_package("cmaes")
+    choices = [path for path, drawn in whole.draws.items() if isinstance(drawn, Choice)]
+    if len(choices) == len(whole.draws):
+        raise UserError(
+            f"--sampler=cmaes is for numbers, and '{choices[0]}' is an h.Choice; choose tpe, qmc or"
+            " random."
+        )
+    if choices:
+        said = f"{', '.join(choices)} is drawn by lot; tpe learns about it too"
+        print(f"cmaes is for numbers: {said}", flush=True)
 
 
 def _check_name(what: str, name: str, names: Sequence[str]) -> None:
@@ -229,7 +248,8 @@ def _engine(planned: list[Planned] | None, args: argparse.Namespace) -> str:
     if planned is None or other or several or len(planned) < 2:
         return "local"
     kinds = {plans.structure(trial.config) for trial in planned}
-    return "vectorised" if len(kinds) == 1 else "local"
+    prints = any(trial.config["run"]["fingerprint"] for trial in planned)
+    return "vectorised" if len(kinds) == 1 and not prints else "local"
 
 
 def _dry_run(asked: Asked, spec: str) -> int:

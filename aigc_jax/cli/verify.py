@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.cli import reproduce, train
+from aigc_jax.cli import reproduce, train, wire
 from aigc_jax.errors import UserError
 
 DIFFERENT = 5  # as `aigc check-resume`: a check found a difference
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             band = bands.get(job.row.name)
             if band and job.seed == band["seed"] and dict(job.point) == band["point"]:
                 jobs[job.row.name] = job
-        bad = 0
+        bad, shelf = 0, wire.Shelf()
         for row in rows:
             if row not in jobs:
                 print(f"{row}: miss: the study no longer has the recorded point", flush=True)
@@ -61,14 +61,17 @@ def run(args: argparse.Namespace) -> int:
                 continue
             try:
                 with Signals(saves=False) as signals:
-                    bad += not _verify(row, jobs[row], bands[row], Path(place) / "run", signals)
+                    run = Path(place) / "run"
+                    bad += not _verify(row, jobs[row], bands[row], run, signals, shelf.parts)
             except (Early, Interrupted):
                 print("stopped; nothing is kept of it")
                 return train.STOPPED
     return DIFFERENT if bad else 0
 
 
-def _verify(row: str, job: Any, band: dict[str, Any], place: Path, signals: Any) -> bool:
+def _verify(
+    row: str, job: Any, band: dict[str, Any], place: Path, signals: Any, parts: Any
+) -> bool:
     """Runs a row's first steps in a folder of its own; says, and returns, whether they fit."""
     import shutil
 
@@ -82,7 +85,7 @@ def _verify(row: str, job: Any, band: dict[str, Any], place: Path, signals: Any)
         return False
     outcome = train.one(
         _beginning(job.planned.config, band["steps"]), place, signals=signals,
-        command=job.planned.command,
+        command=job.planned.command, parts=parts,
     )  # fmt: skip
     if outcome.kind == "stopped":
         raise Early(outcome.reason)

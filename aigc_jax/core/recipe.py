@@ -30,7 +30,7 @@ def read(spec: str) -> tuple[dict[str, Any], str]:
       UserError: no such file (with the nearest one), no `get_config`, an argument it doesn't take
         or lacks, a result that is no ConfigDict, or any exception inside the recipe.
     """
-    with _opened(spec) as (module, arg, label):
+    with opened(spec) as (module, arg, label):
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
             raise _Complaint(f"{label} is no recipe: it defines no get_config(arg=None)")
@@ -54,7 +54,7 @@ def read_sweep(spec: str, algebra: Any) -> Any:
     Raises:
       UserError: no such file, or any exception inside the recipe.
     """
-    with _opened(spec) as (module, arg, label):
+    with opened(spec) as (module, arg, label):
         get_sweep = getattr(module, "get_sweep", None)
         if get_sweep is None:
             return None
@@ -71,8 +71,14 @@ def read_sweep(spec: str, algebra: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(spec: str) -> Iterator[tuple[types.ModuleType, str | None, str]]:
-    """Runs the recipe's file; gives it, the argument after the colon and the file's short name."""
+def opened(spec: str) -> Iterator[tuple[types.ModuleType, str | None, str]]:
+    """Runs a recipe's or a study's file, for as long as the block lasts.
+
+    Gives the module, the argument after the colon (None without one) and the file's short name.
+
+    Raises:
+      UserError: no such file; or, with file and line, any exception inside it or the block.
+    """
     name, arg = _split(spec)
     path = _existing(name)
     with _importable(path), _blamed_on(path):

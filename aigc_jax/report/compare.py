@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_jax.core.units import LOOP_METRICS, clock, figure
 from aigc_jax.errors import UserError, nearest
-from aigc_jax.report import contrast, groups
+from aigc_jax.report import contrast, groups, matched
 from aigc_jax.report.folder import Run, is_run
 from aigc_jax.report.groups import NONE
 from aigc_jax.report.table import table
@@ -48,8 +48,8 @@ def compare(
       seconds, fingerprint, and per metric final/final_step/best/best_step, None where a run lacks
       it), "differences" (path to one value per run), "incomparable" (a metric that was measured
       under different protocols, and so is in none of the above, to path and one value per run),
-      "seeds" (what `contrast.contrast` says; {} where no configuration has two seeds), "warnings"
-      (sentences).
+      "seeds" (what `contrast.contrast` says; {} where no configuration has two seeds), "matched"
+      (what `matched.matched` says of two folders), "warnings" (sentences).
 
     Raises:
       UserError: fewer than two runs, or a metric that none of them has.
@@ -96,6 +96,7 @@ def compare(
         },
         "incomparable": incomparable,
         "seeds": contrast.contrast(runs, sources or [""] * len(runs), chosen),
+        "matched": matched.matched(runs, sources or [""] * len(runs), chosen),
     }
     warnings += [
         f"{run.path}: {', '.join(run.damaged)} can't be read and counts as empty."
@@ -169,6 +170,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     runs, seeds = result["runs"], result["seeds"]
     labels = _labels(runs)
     over_seeds = [contrast.as_text(seeds)] if seeds else []
+    over_seeds += [matched.as_text(result["matched"])] if result["matched"] else []
     warned = [f"warning: {warning}" for warning in result["warnings"]]
     if over_seeds and len(runs) > _MANY:
         finished = sum(run["state"] == "finished" for run in runs)

@@ -107,13 +107,18 @@ def against(a: Scores, b: Scores, level: float = statistics.LEVEL) -> Comparison
     return statistics.welch(a.values, b.values, level)
 
 
-def answer(found: Comparison, higher: bool) -> str:
-    """Returns the answer to "is B better than A?", and what it rests on, as one line."""
+def answer(found: Comparison, higher: bool, over: str = "seeds") -> str:
+    """Returns the answer to "is B better than A?", and what it rests on, as one line.
+
+    Args:
+      over: what the values of a side are of.
+    """
     word = statistics.better(found, higher)
     size = f"{found.difference:+.4g}"
     if math.isinf(found.low):
         return f"{UNTOLD}: {size} with one seed, which has no spread; 2 seeds or more are needed"
-    way = f"paired over {found.n} seeds" if found.paired else f"Welch, {found.n} seeds or more each"
+    way = f"paired over {found.n}" if found.paired else f"Welch, {found.n}"
+    way += f" {over}" if found.paired else f" {over} or more each"
     spread = f"[{found.low:+.4g}, {found.high:+.4g}]"
     tests = [f"p {_p(found.p)}"] if math.isfinite(found.p) else []
     tests.append(f"permutation p {_p(found.permutation_p)}")
@@ -121,9 +126,9 @@ def answer(found: Comparison, higher: bool) -> str:
     if word != UNTOLD:
         return line
     if found.seeds_needed is None:
-        return f"{line}; no number of seeds up to 10,000 would tell a difference so small"
+        return f"{line}; no number of {over} up to 10,000 would tell a difference so small"
     return (
-        f"{line}; if the difference is as measured, {found.seeds_needed} seeds each tell it with"
+        f"{line}; if the difference is as measured, {found.seeds_needed} {over} each tell it with"
         " 80 % power"
     )
 

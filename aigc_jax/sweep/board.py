@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ _WORDS = {
     TrialState.FAIL: "failed",
 }
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_LONG = re.compile(r"\d+\.\d{7,}(e-?\d+)?")
 _ROWS = 16  # of the table: what runs, then what ended last
 
 
@@ -70,12 +72,13 @@ class Board:
             self._ended = {trial.number for trial in ended}
             if ended:
                 self.say(f"{len(ended)} of {len(known)} trials have ended before")
-        for trial in ended:
-            if trial.number not in self._ended:
-                self._ended.add(trial.number)
-                # The table has no room for why; it redirects what is printed to above itself.
-                if self._live is None or trial.state == TrialState.FAIL:
-                    self.say(f"[{len(ended)}/{len(known)}] {said_of(trial, self.sweep.metric)}")
+        new = [trial for trial in ended if trial.number not in self._ended]
+        before = len(ended) - len(new)
+        for place, trial in enumerate(sorted(new, key=_when), before + 1):
+            self._ended.add(trial.number)
+            # The table has no room for why; it redirects what is printed to above itself.
+            if self._live is None or trial.state == TrialState.FAIL:
+                self.say(f"[{place}/{len(known)}] {said_of(trial, self.sweep.metric)}")
         if self._live is not None:
             self._live.update(self._table(known, len(workers)), refresh=True)
 
@@ -94,18 +97,28 @@ class Board:
         running = [trial for trial in known if trial.state == TrialState.RUNNING]
         best = best_of(known, self.sweep.direction)
         eta = self.eta(known)
-        title = f"{self.root}: {len(ended)} of {len(known)} trials, {workers} workers"
+        title = f"{self.root}: {len(ended)} of {len(known)} trials"
+        title += f", {workers} worker{'s' * (workers != 1)}" if workers else ""
         title += f", best {figure(best.value)}" if best and best.value is not None else ""
-        title += f", eta {clock(eta)}" if eta is not None else ""
+        title += f", eta {clock(eta)}" if eta else ""
         table = Table(title=title, title_justify="left")
         for name in ("trial", "state", "step", self.sweep.metric, "time"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
-        recent = sorted(ended, key=lambda trial: str(trial.datetime_complete), reverse=True)
+        recent = sorted(ended, key=_when, reverse=True)
         for trial in [*running, *recent][:_ROWS]:
             step, value = _progress(self.root, trial, self.sweep.metric)
             state = _WORDS[trial.state] + (" (best)" if trial is best else "")
-            table.add_row(name_of(trial), state, step, value, clock(_seconds(trial)))
+            table.add_row(_short(name_of(trial)), state, step, value, clock(_seconds(trial)))
         return table
+
+
+def _short(name: str) -> str:
+    """A folder's name with its drawn numbers to six digits; the id at its end tells it apart."""
+    return _LONG.sub(lambda found: f"{float(found[0]):.6g}", name)
+
+
+def _when(trial: FrozenTrial) -> str:
+    return str(trial.datetime_complete)
 
 
 def name_of(trial: FrozenTrial) -> str:

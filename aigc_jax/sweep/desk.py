@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aigc_jax.core import past
 from aigc_jax.core.task import State
 from aigc_jax.train.checkpoint import Checkpoints
 from aigc_jax.train.log import MetricsLog, Status
@@ -86,6 +87,7 @@ class Desk:
             "wall": wall,
             "window": {name: list(pair) for name, pair in self.meter.sums.items()},
             "last": {name: repr(float(value)) for name, value in self.last.items()},
+            "hyper": past.noted(self.trial.hyper),
         }
         self.store.save(state, notes, {})
 

@@ -18,6 +18,7 @@ from aigc_jax.report.curve import thin
 from aigc_jax.report.folder import Run, find_runs
 from aigc_jax.report.groups import SEED
 from aigc_jax.sweep import folder, space
+from aigc_jax.train.log import warn
 from aigc_jax.train.storage import write_atomic
 
 _ID = re.compile(r"[0-9a-f]{8}$")
@@ -323,27 +324,41 @@ def table(found: Results) -> tuple[list[str], list[list[Any]]]:
     return head, lines
 
 
-def write(found: Results) -> tuple[Path, Path]:
+def write(found: Results) -> list[Path]:
     """Writes ROOT/results.csv and ROOT/results.parquet, each in one move; returns their paths.
+
+    Without pyarrow it writes the first alone, and says so.
 
     Raises:
       StorageError: the disk is full or read-only; old files are then still whole.
     """
-    import pyarrow
-    from pyarrow import parquet
-
     head, lines = table(found)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows([["" if v is None else _plain(v) for v in line] for line in lines])
+    plain, columnar = found.root / "results.csv", found.root / "results.parquet"
     columns = {name: _column([line[i] for line in lines]) for i, name in enumerate(head)}
+    content = _parquet(columns)
+    write_atomic(plain, text.getvalue())
+    if content is None:
+        warn(f"no {columnar.name}, since pyarrow is not installed; {plain} has the same")
+        columnar.unlink(missing_ok=True)  # an earlier one would tell of other trials
+        return [plain]
+    write_atomic(columnar, content)
+    return [plain, columnar]
+
+
+def _parquet(columns: Mapping[str, list[Any]]) -> bytes | None:
+    """The columns as a Parquet file; None where nothing here can write one."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        return None
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(columns), sink)
-    paths = (found.root / "results.csv", found.root / "results.parquet")
-    for path, content in zip(paths, (text.getvalue(), sink.getvalue().to_pybytes()), strict=True):
-        write_atomic(path, content)
-    return paths
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _plain(value: Any) -> Any:

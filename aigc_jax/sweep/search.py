@@ -1,5 +1,6 @@
 """What the folders of a search say: its runs' settings, and the points that were tried."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,15 @@ from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.space import Choice, Space
 
 Found = tuple[dict[str, Any], list[str], folder.Outcome]
+
+
+def check_package(sampler: str) -> None:
+    """Raises UserError for a sampler whose package isn't installed."""
+    if sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UserError(
+            "--sampler=cmaes needs the package cmaes, which is not installed: pip install"
+            " 'aigc-jax[sweep]', or choose tpe."
+        )
 
 
 def settings(sweep: folder.Sweep, planned: Sequence[Planned] | None) -> dict[str, Any]:

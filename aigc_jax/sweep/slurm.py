@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -139,6 +140,16 @@ def run(
             return STOPPED
         revive(root)
     return _ended(root, say)
+
+
+def check(options: Sequence[str]) -> None:
+    """Raises UserError for options that are wrong, or where there is no SLURM to take them."""
+    asked = read(options)
+    if asked.cluster == "slurm" and shutil.which("srun") is None:
+        raise UserError(
+            "--engine=slurm: there is no SLURM on this machine (no srun); start the sweep on a"
+            " login node."
+        )
 
 
 def read(words: Iterable[str]) -> Options:

@@ -194,7 +194,7 @@ def read(path: Path) -> Study:
       UserError: the file fails (with its line), has no `get_study`, or what this returns is no
         study: a key unknown, missing or of another type, a row without its published value.
     """
-    with recipe._opened(str(path)) as (module, _, label):
+    with recipe.opened(str(path)) as (module, _, label):
         get_study = getattr(module, "get_study", None)
         made = get_study() if callable(get_study) else None
     if not callable(get_study):

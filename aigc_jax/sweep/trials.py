@@ -7,10 +7,10 @@ before a worker starts, so no two workers ever make the same one.
 
 import contextlib
 import fcntl
-import importlib.util
 import json
 import math
 import os
+import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from aigc_jax.errors import StorageError, UserError, nearest
-from aigc_jax.sweep import folder
+from aigc_jax.sweep import folder, search
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.space import Choice, Distribution, Float, Int
 from aigc_jax.train.storage import storage_errors
@@ -135,11 +135,7 @@ def sampler(name: str, number: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "cmaes":
-            if importlib.util.find_spec("cmaes") is None:
-                raise UserError(
-                    "--sampler=cmaes needs the package cmaes, which is not installed: pip install"
-                    " cmaes, or choose tpe."
-                )
+            search.check_package(name)
             return made.CmaEsSampler(seed=_SEED + number, warn_independent_sampling=False)
         if name == "qmc":  # all processes walk one sequence
             return made.QMCSampler(
@@ -314,8 +310,9 @@ def rescue(study: optuna.Study, root: Path, alive: Sequence[str], host: str) -> 
     """Begins the trials again whose process has died, up to `RETRIES` times each.
 
     Args:
-      alive: the names of the workers of this machine that still run. host: its name; the trials of
-        workers on others are left to their heartbeats.
+      alive: the names of the workers of that machine that are known to run. host: the machine whose
+        dead are meant; the trials of workers on others are left to their heartbeats. Where it is
+        this one, a worker that still runs is seen, whoever started it: a job of SLURM's here.
 
     Returns:
       Those trials.
@@ -325,7 +322,8 @@ def rescue(study: optuna.Study, root: Path, alive: Sequence[str], host: str) -> 
     with one_at_a_time(root):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = str(trial.user_attrs.get("worker", ""))
-            if worker in alive or (worker and worker.partition(":")[0] != host):
+            elsewhere = worker and worker.partition(":")[0] != host
+            if worker in alive or elsewhere or _works(worker, root):
                 continue
             study.tell(trial.number, state=TrialState.FAIL)
             found.append(trial)
@@ -337,6 +335,21 @@ def rescue(study: optuna.Study, root: Path, alive: Sequence[str], host: str) -> 
     for trial in found:
         retry(study, trial)
     return found
+
+
+def _works(worker: str, root: Path) -> bool:
+    """Whether it is a process of this machine that was started for this folder, and still runs."""
+    host, _, pid = worker.rpartition(":")
+    process = Path("/proc") / pid
+    try:
+        words = (process / "cmdline").read_text(errors="replace").split("\0")
+        here = (process / "cwd").resolve()
+    except OSError:  # it has ended; or this system has no /proc, and the lock of the run must do
+        return False
+    started = (here / word for word in words if word and word.endswith(root.name))
+    return host == socket.gethostname() and any(
+        path.resolve() == root.resolve() for path in started
+    )
 
 
 def token(host: str, pid: int | None = None) -> str:

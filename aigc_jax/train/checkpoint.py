@@ -6,12 +6,9 @@ fit, or that does not load, is set aside with a warning and the one before is ta
 
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
-import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,31 +19,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from aigc_jax.core import tree
+from aigc_jax.core import past, tree
 from aigc_jax.core.task import State
 from aigc_jax.errors import UserError
-from aigc_jax.train import adapt, peers
+from aigc_jax.train import adapt, peers, writers
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 Notes = dict[str, Any]
 _managers = ocp.checkpoint_managers
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
-
-
-def _say_unless_late(before: Callable[[Any], None], unraisable: Any) -> None:
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(unraisable)
-
-
-# What goes wrong in orbax comes here as an exception too, and is said in one line. Its own log says
-# it again in several tracebacks, one for each of its threads; and when one write fails, the others
-# that were under way report to an event loop that is gone, each with a traceback.
-logging.getLogger("absl").addFilter(_not_from_orbax)
-sys.unraisablehook = functools.partial(_say_unless_late, sys.unraisablehook)
 
 
 def _raw(state: Any) -> Any:
@@ -107,18 +87,20 @@ class Checkpoints:
                 )
             )
         several = peers.here().count > 1
+        # Named one by one, they meet at barriers that end in time; all of them unnamed would meet
+        # in a collective, which never does when one is missing.
+        group = ocp.options.MultiprocessingOptions(
+            active_processes=set(range(jax.process_count())) if several else None
+        )
         with storage_errors(folder):
             if several and not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 folder,
+                handler_registry=writers.handlers(group),
                 options=ocp.CheckpointManagerOptions(
                     create=not several,
-                    # Named one by one, they meet at barriers that end in time; all of them
-                    # unnamed would meet in a collective, which never does when one is missing.
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(
-                        active_processes=set(range(jax.process_count())) if several else None
-                    ),
+                    multiprocessing_options=group,
                     preservation_policy=None
                     if read_only
                     else _managers.AnyPreservationPolicy(policies),
@@ -127,7 +109,9 @@ class Checkpoints:
                     read_only=read_only,
                 ),
             )
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealer = ThreadPoolExecutor(
+            1, thread_name_prefix="seal", initializer=writers.give_way
+        )
         self._seals: dict[int, Future[None]] = {}
         self._unsealed: int | None = None
 
@@ -152,11 +136,12 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_raw(state)), notes=ocp.args.JsonSave(notes)
+                    state=ocp.args.PyTreeSave(_raw(state)), notes=ocp.args.JsonSave(notes)
                 ),
                 metrics=numbers if self._best.removeprefix("-") in numbers else None,
             )
             self._unsealed = step
+            writers.give_way("ts_")  # tensorstore's
 
     def seal(self) -> None:
         """Seals the newest checkpoint if its files are complete; never waits for the disk."""
@@ -181,6 +166,11 @@ class Checkpoints:
 
     def _seal_path(self, step: int) -> Path:
         return self._folder / f"seal-{step}.json"
+
+    def busy(self) -> bool:
+        """Whether a save is being written or sealed; seals what is complete, as `seal` does."""
+        self.seal()
+        return self._unsealed is not None or not all(f.done() for f in self._seals.values())
 
     def finish(self) -> None:
         """Waits until everything is on the disk and sealed."""
@@ -238,9 +228,13 @@ class Checkpoints:
         ):
             candidate = steps[-1]
             tried.add(candidate)
-            problem = group.agree(self._damage(candidate) if group.index == 0 else None)
+            if group.count == 1:
+                loaded, problem = self._checked(candidate, raw)
+            else:
+                problem = group.agree(self._damage(candidate) if group.index == 0 else None)
+                if problem is None:
+                    loaded, problem = self._load(candidate, raw)
             if problem is None:
-                loaded, problem = self._load(candidate, raw)
                 problem = next(filter(None, group.everyone("restored", problem)), None)
                 if problem is None:
                     if not self._read_only and self._sealed(candidate) is None:
@@ -264,18 +258,44 @@ class Checkpoints:
             + ("Start anew in another --workdir." if step is None else "Choose another --step.")
         )
 
+    def _checked(self, step: int, raw: Any) -> tuple[Any, str | None]:
+        """Loads, and compares the files with their seal meanwhile: both read them, and one computes
+        while the other waits for the disk.
+        """
+        with ThreadPoolExecutor(1) as beside:
+            check = beside.submit(self._damage, step)
+            try:
+                loaded, problem = self._load(step, raw)
+            except Exception:
+                # Of damaged files anything may come; that they are damaged is what to tell.
+                if (damage := check.result()) is None:
+                    raise
+                return None, damage
+            return loaded, check.result() or problem
+
     def _load(self, step: int, raw: Any) -> tuple[Any, str | None]:
         """Returns what orbax restores, or what is wrong with the files."""
         try:
-            plan = self._plan(step, raw)
+            plan, gained = self._plan(step, raw)
+            whole = plan.direct() and not gained
             parts: dict[str, Any] = {"notes": ocp.args.JsonRestore()}
-            if plan.direct():
-                parts["state"] = ocp.args.StandardRestore(raw)
+            if whole:
+                parts["state"] = ocp.args.PyTreeRestore(
+                    item=raw, restore_args=ocp.checkpoint_utils.construct_restore_args(raw)
+                )
             loaded = self._manager.restore(step, args=ocp.args.Composite(**parts))
-            if plan.direct():
+            if whole:
                 return (loaded.state, loaded.notes), None
-            wanted = dict(tree.named_leaves(raw))
+            leaves = dict(tree.named_leaves(raw))
+            wanted = {name: leaf for name, leaf in leaves.items() if name not in gained}
             found = adapt.read(self._folder / str(step) / "state", wanted, plan.sources)
+            for name, value in gained.items():
+                self._warn(
+                    f"checkpoint {step} is older than the setting {name.replace('/', '.')}, and"
+                    f" goes on with {value}, what there was"
+                )
+                leaf = leaves[name]
+                found[name] = jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
             return (tree.map_named(lambda name, _: found[name], raw), loaded.notes), None
         except UserError:
             raise
@@ -284,17 +304,22 @@ class Checkpoints:
                 raise  # its files are right, so this is no damage: too little memory, or a bug
             return None, str(error).strip().split("\n")[0][:200] or type(error).__name__
 
-    def _plan(self, step: int, raw: Any) -> adapt.Plan:
-        """Raises UserError when a checkpoint holds another state than the one asked for."""
+    def _plan(self, step: int, raw: Any) -> tuple[adapt.Plan, dict[str, float]]:
+        """Says where the leaves come from, and what those are that the checkpoint is too old for.
+
+        Raises UserError when it holds another state than the one asked for.
+        """
         there = adapt.saved_arrays(self._folder / str(step) / "state")
-        plan = adapt.plan(dict(tree.named_leaves(raw)), there)
+        leaves = dict(tree.named_leaves(raw))
+        gained = past.gained(leaves, there)
+        plan = adapt.plan({n: leaf for n, leaf in leaves.items() if n not in gained}, there)
         if plan.problems:
             raise UserError(
                 f"The checkpoint of step {step} in {self._folder} holds another state than this"
                 f" config makes. {plan.problems}. Go back to the config it was saved with, or start"
                 " anew in another --workdir."
             )
-        return plan
+        return plan, gained
 
     def _sealed(self, step: int) -> dict[str, str] | None:
         """The hashes of a checkpoint's seal; None without one, or where it can't be read."""

@@ -4,7 +4,9 @@ For shapes and meshes that are too large to compile here. Each term stands for o
 program has; docs/scaling.md holds the two against each other, and gives the sources:
 
   state       Rajbhandari et al. 2020 (arXiv:1910.02054), section 3.1
-  activations Korthikanti et al. 2022 (arXiv:2205.05198), section 4, without dropout and [T, T]
+  activations after Korthikanti et al. 2022 (arXiv:2205.05198), section 4: what JAX hands from the
+              forward pass of a scanned block of `models.layers` to its backward pass, array by
+              array; without dropout
   sums        Shoeybi et al. 2019 (arXiv:1909.08053), section 3: two in each pass of a block
   FLOPs       Chowdhery et al. 2022 (arXiv:2204.02311), appendix B
 
@@ -20,6 +22,8 @@ from aigc_jax.train.collectives import Collective, merged
 
 AXES = ("data", "fsdp", "sequence", "tensor")  # as `sharding.AXES`, outermost first
 REMAT = ("none", "dots_no_batch", "full")
+# Arrays of H numbers a token that an MLP hands from one pass to the other, by activation.
+INNER = {"gelu": 4.0, "gelu_tanh": 6.0, "swiglu": 6.0, "relu2": 2.0}
 
 
 class Shape(NamedTuple):
@@ -30,6 +34,8 @@ class Shape(NamedTuple):
         many [C, H] ones an MLP has: 2, or 3 where it is gated. positions: rows of a learned table.
       narrow: bytes of a number in products: 2 or 4. slots: numbers that are kept for a parameter
         besides itself: 2 of Adam, and 1 of a moving average.
+      inner: arrays of H numbers a token that the MLP hands to its backward pass, with the one that
+        its last product reads; see INNER.
       chunk: vocabulary at once in the loss; 0 for all. long: whether [T, T] is never made.
     """
 
@@ -47,6 +53,7 @@ class Shape(NamedTuple):
     slots: int
     chunk: int
     long: bool
+    inner: float = 6.0
 
     @property
     def block(self) -> int:
@@ -134,15 +141,23 @@ def memory(shape: Shape, plan: Plan) -> dict[str, float]:
     matrices = (shape.layers * shape.block + shape.table) / split
     held = 4 * (matrices + shape.small)
     places, narrow = plan.places(shape), shape.narrow
-    inner = (2 * shape.width + 2 * shape.keys + shape.kernels * shape.hidden) / tensor
-    # Of a block: its input, two norms' outputs and the middle of the residual; what products gave.
-    everything = places * narrow * (4 * shape.width + inner + shape.hidden / tensor)
+    # A norm works in float32 and hands on the centred input, that squared again by its derivative,
+    # and the quotient; in the narrow type its output. Attention: queries, keys, values, what comes
+    # of them, and the same as rows for the product that reads it.
+    norms = 2 * shape.width * (3 * 4 + narrow)
+    heads = (2 * shape.width + 2 * shape.keys + (shape.width if shape.long else 0)) / tensor
+    again = (shape.kernels - 2) * shape.width  # a second product reads its own copy of the rows
+    everything = places * (norms + narrow * (heads + again + shape.inner * shape.hidden / tensor))
     if not shape.long:
         rows = places / shape.context
         everything += rows * shape.heads / tensor * shape.context**2 * (4 + narrow)
+    # What dense layers gave that the backward pass reads, the block's input, and what `blockwise`
+    # gave.
+    given = (shape.width + 2 * shape.keys + (shape.kernels - 1) * shape.hidden) / tensor
+    products = 2 * shape.width + given + (shape.width / tensor if shape.long else 0)
     kept = {
         "none": everything,
-        "dots_no_batch": places * narrow * (3 * shape.width + inner),
+        "dots_no_batch": places * narrow * products,
         "full": places * narrow * shape.width,
     }[plan.remat]
     wide = (shape.chunk or shape.vocabulary / tensor) * places * 4
@@ -226,6 +241,7 @@ def of_model(model: Any, *, slots: int, chunk: int) -> Shape:
     hidden = model.mlp_ratio * width
     if gated:
         hidden = -(-hidden * 2 // 3 // 8) * 8
+    narrow = 4 if model.dtype == "float32" else 2
     positions = (model.max_positions or model.context) if model.positions == "learned" else 0
     return Shape(
         layers=model.layers,
@@ -238,9 +254,11 @@ def of_model(model: Any, *, slots: int, chunk: int) -> Shape:
         context=model.context,
         positions=positions,
         tied=model.tied,
-        narrow=4 if model.dtype == "float32" else 2,
+        narrow=narrow,
         slots=slots,
         chunk=chunk,
         long=model.attention in ("blockwise", "fused")
         or (model.attention == "auto" and model.context >= 1024),
+        # One more of bools: where relu2 is not zero.
+        inner=INNER[model.mlp] + (1 / narrow if model.mlp == "relu2" else 0.0),
     )

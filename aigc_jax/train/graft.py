@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from aigc_jax.core import optimizers, tree
 from aigc_jax.core.units import human
@@ -190,37 +189,6 @@ def _replaced(state: tree.Tree, root: str, taken: Mapping[str, Any]) -> tree.Tre
         fresh = {side: optimizers.restarted(opt, new) for side, opt in state.opt.items()}
         state = state.replace(opt=fresh, ema=ema)
     return state
-
-
-def read_subtree(folder: Path, path: str) -> tree.Tree:
-    """Reads one part of a run's newest checkpoint without knowing its model.
-
-    Args:
-      folder: RUN/checkpoints. path: such as "params/model".
-
-    Returns:
-      A tree of host arrays, nested as it was.
-
-    Raises:
-      UserError: no checkpoint, or no such part (the parts that there are get listed).
-    """
-
-    def part(item: Path) -> tree.Tree:
-        saved = adapt.saved_arrays(item)
-        _walk(_tree_of(saved), path.split("/"), path, str(item))
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        wanted = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-            for name, x in saved.items()
-            if name == path or name.startswith(f"{path}/")
-        }
-        found = adapt.read(item, wanted, {name: adapt.Source((name,)) for name in wanted})
-        whole: Any = _tree_of({name: np.asarray(x) for name, x in found.items()})
-        for name in path.split("/"):
-            whole = whole[name]
-        return whole
-
-    return _newest(folder, part)[1]
 
 
 def graft(target: tree.Tree, path: str, source: tree.Tree) -> tree.Tree:

@@ -1,6 +1,7 @@
 """A compiled program's text as instructions: enough to ask who uses what, and how often it runs."""
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 _HEADER = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
@@ -11,6 +12,11 @@ _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _BITS = re.compile(r"[a-z]+(\d+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# What nothing is started for: names of memory, and what only holds others.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "call",
+    "conditional", "opt-barrier", "partition-id", "replica-id", "domain",
+}  # fmt: skip
 
 
 class Instruction(NamedTuple):
@@ -123,3 +129,32 @@ def turns(module: Module, loop: Instruction) -> int:
         if one.opcode == "constant" and (number := re.match(r"\((\d+)\)", one.rest))
     ]
     return bounds[0] if len(bounds) == 1 else 0
+
+
+def launched(module: Module, name: str = "", times: int = 1) -> Counter[str]:
+    """Counts what a program starts, by opcode: fusions, products, copies, calls of a library.
+
+    Each is a kernel on an accelerator, at least. What is in a loop counts as often as the loop
+    turns (once, where that is not known before it runs); of branches the longest counts.
+
+    Args:
+      name: of the computation; "" for the one that the program begins with.
+      times: how often it runs.
+    """
+    found: Counter[str] = Counter()
+    for one in module.computations[name or module.entry].instructions.values():
+        if one.opcode == "while":
+            for body in re.findall(r"body=%?([\w.\-]+)", one.rest):
+                found += launched(module, body, times * max(1, turns(module, one)))
+        elif one.opcode == "conditional":
+            # One of them runs; the one with the most is counted.
+            branches = [launched(module, branch, times) for branch in called(one)]
+            if branches:
+                sizes = [sum(branch.values()) for branch in branches]
+                found += branches[sizes.index(max(sizes))]
+        elif one.opcode == "call":
+            for inner in called(one):
+                found += launched(module, inner, times)
+        elif one.opcode not in _FREE and not one.opcode.endswith("-done"):
+            found[one.opcode] += times
+    return found

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from aigc_jax.core import past
 from aigc_jax.core.flops import count_flops
 from aigc_jax.core.task import State, Task, Weights, weights
 from aigc_jax.errors import StorageError
@@ -104,9 +105,7 @@ class Loop:
         self._step = guard.guarded_step(task.step, policy=settings.on_bad, spike=settings.spike)
         if settings.fingerprint:
             self._step = fingerprint.stamped(self._step, int(settings.fingerprint))
-        self.step = 0
-        self.shift = 0  # batches that rollbacks have passed over
-        self.bad = 0
+        self.step = self.bad = self.shift = 0  # shift: batches that rollbacks have passed over
         self.evaluated: int | None = None
         self._pending: _Call | None = None
         self._shapes: Any = None  # of a batch, once something is compiled for it
@@ -130,10 +129,10 @@ class Loop:
             self.state = self.prepare(sharding.create(self.placement, self._init, *self._fresh()))
             return 0.0
         self.state, notes = restored
-        values = {n: np.float32(self.hyper[n]) for n in self.changed_hyper}
-        if values:
-            new = {n: jax.device_put(v, self.state.hyper[n].sharding) for n, v in values.items()}
-            self.state = self.state.replace(hyper={**self.state.hyper, **new})
+        before = self.state.hyper
+        new = past.moved(notes, self.hyper, self.changed_hyper)
+        new = {n: jax.device_put(np.float32(v), before[n].sharding) for n, v in new.items()}
+        self.state = self.state.replace(hyper={**before, **new})
         self.step = int(self.state.step)
         self.shift, self.evaluated = notes["shift"], notes["evaluated"]
         self.bad = max(self.bad, notes["bad"])
@@ -340,6 +339,7 @@ class Loop:
             # A copy: the notes are written in the background, while the next steps are added.
             "window": {name: list(pair) for name, pair in self.meter.sums.items()},
             "last": {name: repr(float(value)) for name, value in self.records.last.items()},
+            "hyper": past.noted(self.hyper),
         }
         self.checkpoints.save(self.state, notes, self.records.scores(self.step))
         self._last_save = time.perf_counter()

@@ -1,6 +1,7 @@
 """Which mesh, rematerialization and micro-batch fit a device's memory, and which is fastest."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -40,14 +41,15 @@ def search(
 ) -> list[Proposal]:
     """Returns the plans that fit, the fastest first; or none, see `smallest`.
 
-    Of equals, the one that changes least: fewer axes, then fewer parts of a batch.
+    Of equals, the one that changes least: fewer axes, then as many rows on a device at once as the
+    recipe has.
 
     Args:
-      rows: of a global batch. accumulate: the least micro-batches; twice as many, and so on, are
-        tried too.
+      rows: of a global batch. accumulate: micro-batches of the recipe, as it is for one device.
+        Every number up to 64 that divides the rows is tried: none changes the gradient.
     """
     found = [p for p in _all(shape, rows, accumulate, devices, device) if _fits(p, device)]
-    return sorted(found, key=_order)
+    return sorted(found, key=lambda one: _order(one, accumulate))
 
 
 def smallest(
@@ -62,17 +64,20 @@ def _fits(one: Proposal, device: Device) -> bool:
     return one.bytes <= ROOM * device.memory
 
 
-def _order(one: Proposal) -> tuple[float, ...]:
+def _order(one: Proposal, accumulate: int) -> tuple[float, ...]:
     axes = sum(size > 1 for size in one.plan.mesh.values())
     inner = one.plan.of("tensor") * one.plan.of("sequence") * one.plan.of("fsdp")
     seconds = float(f"{one.time.seconds:.3g}")  # on paper no more is known
-    return seconds, axes, one.plan.accumulate, inner, formulas.REMAT.index(one.plan.remat)
+    # Over so many devices, a micro-batch of the recipe would be gone through in so many parts.
+    split = one.plan.of("data") * one.plan.of("fsdp") * one.plan.of("sequence")
+    other = abs(math.log2(one.plan.accumulate / max(1.0, accumulate / split)))
+    return seconds, axes, other, inner, formulas.REMAT.index(one.plan.remat)
 
 
 def _all(
     shape: Shape, rows: int, accumulate: int, devices: int, device: Device
 ) -> Iterator[Proposal]:
-    turns = [accumulate << i for i in range(8) if accumulate << i <= max(accumulate, _MOST_TURNS)]
+    turns = _divisors(rows, max(accumulate, _MOST_TURNS))
     for mesh, remat, times in itertools.product(
         meshes(devices, min(device.group, _MOST_TENSOR)), formulas.REMAT, turns
     ):
