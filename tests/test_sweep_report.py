@@ -484,6 +484,7 @@ def test_compare_two_sweeps_at_the_settings_that_both_have(
     for path in (*a.glob("*,seed=[12]"), *b.glob("*,seed=[12]")):
         shutil.rmtree(path)
     trial(b, "nan", {"optim.name": "lion", "hyper.lr": 0.001, "run.seed": 0}, "nan")
+    trial(b, "fine", {"optim.name": "lion", "hyper.lr": 0.001, "run.seed": 1}, 0.5)
     _, out, _ = call(capsys, "compare", a, b, f"--metric={METRIC}", "--json")
     (row,) = json.loads(out)["matched"]
     assert (row["over"], row["n"], row["left_out"]) == ("settings", 2, 1)

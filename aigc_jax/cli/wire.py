@@ -29,7 +29,7 @@ def start_jax() -> None:
     least = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     import jax
 
-    if jax.config.jax_compilation_cache_dir != folder:  # type: ignore[attr-defined]
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
     if sys.platform == "linux":
