@@ -76,7 +76,7 @@ def equals_whole(home: Path, name: str) -> None:
 MOMENTS = {
     "compile": at("aigc_jax.train.program", "build"),
     "restore": at("aigc_jax.train.checkpoint", "Checkpoints.restore", "SIGINT"),
-    "step": at("aigc_jax.train.program", "stack", nth=4),
+    "step": at("aigc_jax.train.loop", "Loop._advance", nth=4),
     "evaluation": at("aigc_jax.evals.mean", "jax.device_get", "SIGINT", nth=5),
     "sampling": at("aigc_jax.generate.sampler", "Decoding", nth=2),
     "save": at("aigc_jax.train.checkpoint", "Checkpoints.save"),
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_checkpoints_whole(home: Pat
 
 
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(home: Path) -> None:
-    stopped = train(home, "damaged", first=at("aigc_jax.train.program", "stack", nth=6))
+    stopped = train(home, "damaged", first=at("aigc_jax.train.loop", "Loop._advance", nth=6))
     assert stopped.code == STOPPED
     newest = max((home / "damaged" / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
     file = max((newest / "state").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)

@@ -121,21 +121,7 @@ class Judge:
     MOST, BYTES = 16, 8 << 20  # batches of a call, and what they take: those left out cost a copy
 
     def __init__(self, task: Task, placement: Placement) -> None:
-        def several(weights: Weights, batches: Batch, key: jax.Array, n: jax.Array) -> Metrics:
-            def one(i: Any) -> Metrics:
-                return task.eval(weights, jax.tree.map(lambda x: x[i], batches), key)
-
-            def body(i: jax.Array, rows: Metrics) -> Metrics:
-                return jax.tree.map(lambda row, m: row.at[i].set(m), rows, one(i))
-
-            most = jax.tree.leaves(batches)[0].shape[0]
-            if most == 1:
-                return jax.tree.map(lambda m: m[None], one(0))
-            shapes = jax.eval_shape(one, 0)
-            rows = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
-            return jax.lax.fori_loop(0, n, body, rows)
-
-        self._several = within(placement, jax.jit(several))
+        self._several = within(placement, _several(task.eval))
         self._placement, self._shard = placement, shards.rows(placement)
         self._key = jax.random.key(0)
         self._n, self._sent, self._at = 1, 0, 0.0
@@ -165,6 +151,27 @@ class Judge:
             per_batch = (now - self._at) / self._n
             self._n = max(1, min(4 * self._n, self.MOST, int(self.CALL / max(per_batch, 1e-9))))
         self._at = now
+
+
+@functools.lru_cache(maxsize=8)  # runs of one task in one process compile it once
+def _several(judge: Callable[[Weights, Batch, jax.Array], Metrics]) -> Callable[..., Metrics]:
+    """Compiles (weights, batches [K, ...], key, n) -> metrics [K] of the first n batches."""
+
+    def several(weights: Weights, batches: Batch, key: jax.Array, n: jax.Array) -> Metrics:
+        def one(i: Any) -> Metrics:
+            return judge(weights, jax.tree.map(lambda x: x[i], batches), key)
+
+        def body(i: jax.Array, rows: Metrics) -> Metrics:
+            return jax.tree.map(lambda row, m: row.at[i].set(m), rows, one(i))
+
+        most = jax.tree.leaves(batches)[0].shape[0]
+        if most == 1:
+            return jax.tree.map(lambda m: m[None], one(0))
+        shapes = jax.eval_shape(one, 0)
+        rows = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+        return jax.lax.fori_loop(0, n, body, rows)
+
+    return jax.jit(several)
 
 
 def within(placement: Placement, function: Callable[..., Any]) -> Callable[..., Any]:
