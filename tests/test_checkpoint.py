@@ -19,7 +19,7 @@ from aigc_jax.cli.wire import initial_weights
 from aigc_jax.core.task import State
 from aigc_jax.errors import StorageError, UserError
 from aigc_jax.train.checkpoint import Checkpoints
-from aigc_jax.train.graft import graft, initial
+from aigc_jax.train.graft import initial
 
 
 def state(value: float, *, width: int = 5, extra: bool = False) -> State:
@@ -500,11 +500,3 @@ def test_init_from_passes_over_a_damaged_newest(
     shutil.rmtree(copy / "checkpoints" / "6")
     np.testing.assert_array_equal(found, kernel_of(copy))
     assert (found != kernel_of(other)).any()
-
-
-def test_graft_keeps_the_dtype_and_the_rest() -> None:
-    whole = state(1, extra=True)
-    new = graft(whole, "params/model/first", {"kernel": np.zeros((5, 2)), "bias": np.zeros(2)})
-    assert new.params["model"]["first"]["bias"].dtype == jnp.bfloat16
-    assert not new.params["model"]["first"]["kernel"].any()
-    assert new.params["model"]["second"]["kernel"].all()

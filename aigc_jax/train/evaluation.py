@@ -124,7 +124,7 @@ class Judge:
         self._several = within(placement, _several(task.eval))
         self._placement, self._shard = placement, shards.rows(placement)
         self._key = jax.random.key(0)
-        self._n, self._sent, self._at = 1, 0, 0.0
+        self._n, self._last, self._sent, self._at = 1, 1, 0, 0.0
 
     def several(
         self, weights: Weights, batch: Callable[..., Any], i: int, end: int
@@ -135,22 +135,23 @@ class Judge:
         if jax.process_count() == 1:  # several would have to agree on what follows from a clock
             size = sum(x.nbytes for x in rows[0].values())
             most = max(1, min(self.MOST, self.BYTES // max(1, size), end))
-        self._pace(i)
-        n = min(self._n, most, end - i)
+        n = min(self._pace(i), most, end - i)
+        self._last = n
         rows += [batch(i + k, self._shard) for k in range(1, n)]
         stacked = program.stack(rows, most, self._placement)
         return n, self._several(weights, stacked, self._key, np.int32(n))
 
-    def _pace(self, i: int) -> None:
-        """Chooses how many batches to send. Once two calls are under way, the time between two is
+    def _pace(self, i: int) -> int:
+        """Returns how many batches to send. Once two calls are under way, the time between two is
         that of one.
         """
         now = time.perf_counter()
         self._sent = self._sent + 1 if i else 0
         if self._sent > 2:
-            per_batch = (now - self._at) / self._n
-            self._n = max(1, min(4 * self._n, self.MOST, int(self.CALL / max(per_batch, 1e-9))))
+            per_batch = (now - self._at) / self._last
+            self._n = max(1, min(4 * self._last, self.MOST, int(self.CALL / max(per_batch, 1e-9))))
         self._at = now
+        return self._n
 
 
 @functools.lru_cache(maxsize=8)  # runs of one task in one process compile it once

@@ -189,26 +189,3 @@ def _replaced(state: tree.Tree, root: str, taken: Mapping[str, Any]) -> tree.Tre
         fresh = {side: optimizers.restarted(opt, new) for side, opt in state.opt.items()}
         state = state.replace(opt=fresh, ema=ema)
     return state
-
-
-def graft(target: tree.Tree, path: str, source: tree.Tree) -> tree.Tree:
-    """Puts the arrays `source` in the place of the part `path` of a state.
-
-    Raises:
-      UserError: the parts differ; missing, extra and differently shaped names are listed.
-    """
-    root, *rest = path.split("/")
-    if root not in _ROOTS:
-        raise UserError(f"init_from: '{path}' must begin with params/, vars/ or ema/.")
-    branch = getattr(target, root)
-    _walk(branch, rest, path, "this model")
-    for name in rest:
-        branch = branch[name]
-    here, there = dict(tree.named_leaves(branch)), dict(tree.named_leaves(source))
-    if words := adapt.misfit(here, there):
-        raise UserError(f"init_from: '{path}' does not fit. {words}.")
-    put = {
-        f"{path}/{name}": jax.device_put(there[name].astype(leaf.dtype), leaf.sharding)
-        for name, leaf in here.items()
-    }
-    return _replaced(target, root, put)
