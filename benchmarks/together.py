@@ -1,7 +1,7 @@
 """Many trials as one program against the same trials one after another.
 
     python benchmarks/together.py                                  # 16 learning rates of a tiny model
-    python benchmarks/together.py --recipe=configs/gan/grid.py --vary=run.seed=0,1,2,3,4,5,6,7,8,9 --steps=2000
+    python benchmarks/together.py --recipe=configs/gan/grid.py --vary=run.seed=0,1,2,3,4,5,6,7,8,9 --steps=2000 --metric=modes/found
 
 Whole commands, from start to end: Python, imports, compiling, data, steps, evaluations, saves, with
 a warm compilation cache (each way is run once before, briefly). The ways: one program, its trials
@@ -39,6 +39,7 @@ class Ways:
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder, self.settings = folder, [f"--config.{word}" for word in args.set]
+        self.judged = [f"--metric={args.metric}"] if args.metric else []
         path, _, self.arg = args.recipe.partition(":")
         name, _, values = args.vary.partition("=")
         self.name, self.values = name, [float(v) if "." in v else int(v) for v in values.split(",")]
@@ -65,16 +66,16 @@ class Ways:
 
     def together(self, steps: int) -> float:
         """One program, which spreads its trials over the cores."""
-        return self.aigc("sweep", steps, "--engine=vectorised")
+        return self.aigc("sweep", steps, "--engine=vectorised", *self.judged)
 
     def narrow(self, steps: int) -> float:
         """One program on one device."""
         flags = "--xla_force_host_platform_device_count=1"
-        return self.aigc("sweep", steps, "--engine=vectorised", flags=flags)
+        return self.aigc("sweep", steps, "--engine=vectorised", *self.judged, flags=flags)
 
     def warm(self, steps: int) -> float:
         """One process, one trial after another."""
-        return self.aigc("sweep", steps, "--engine=local", "--workers=1")
+        return self.aigc("sweep", steps, "--engine=local", "--workers=1", *self.judged)
 
     def alone(self, steps: int, value: float) -> float:
         """One trial in a process of its own."""
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="configs/lm/tiny_shakespeare.py")
     parser.add_argument("--vary", default=f"hyper.lr={','.join(RATES)}", metavar="PATH=V,V,...")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--metric", default="", help="what trials are judged by")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE",
                         help="a setting of all, as data.path=INPUT.TXT")  # fmt: skip
     args = parser.parse_args()

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -389,7 +391,7 @@ def test_a_number_that_changed_on_the_disk_is_found_by_the_seal(tmp_path: Path) 
     assert "has changed or is missing" in said[0]
 
 
-def test_a_save_is_busy_until_its_seal(tmp_path: Path) -> None:
+def test_arrays_are_not_compressed_and_busy_ends_with_the_seal(tmp_path: Path) -> None:
     checkpoints = Checkpoints(folder_of(tmp_path))
     assert not checkpoints.busy()
     checkpoints.save(state(1, width=4000), {}, {})
@@ -398,6 +400,24 @@ def test_a_save_is_busy_until_its_seal(tmp_path: Path) -> None:
     while checkpoints.busy() and time.monotonic() < limit:
         time.sleep(0.01)
     assert (folder_of(tmp_path) / "seal-1.json").exists()
+    checkpoints.close()
+    # All of the kernel's 8,000 numbers are one and the same: compressed they would be nothing.
+    assert largest(folder_of(tmp_path) / "1" / "state").stat().st_size > 4 * 8000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_what_writes_gives_way_to_the_steps(tmp_path: Path) -> None:
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    checkpoints = Checkpoints(folder_of(tmp_path))
+    checkpoints.save(state(1), {}, {})
+    checkpoints.finish()
+    nice: dict[str, list[int]] = {}
+    for path in Path("/proc/self/task").iterdir():
+        name = (path / "comm").read_text()
+        nice.setdefault(name, []).append(os.getpriority(os.PRIO_PROCESS, int(path.name)))
+    writing = [n for name in nice if name.startswith("ts_") for n in nice[name]]
+    assert writing and max(writing) > ours
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
     checkpoints.close()
 
 

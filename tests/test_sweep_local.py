@@ -171,6 +171,25 @@ def test_a_metric_that_nobody_gives_stops_the_sweep_with_the_nearest_one() -> No
     assert sorted(states()) == ["WAITING", "WAITING"], "nothing is lost"
 
 
+def test_a_metric_of_the_last_step_alone_is_waited_for() -> None:
+    """Evaluators that judge samples say beforehand what they will give, in protocols.json."""
+    folder.claim(Path("root"), folder.Sweep("recipe.py", [], {}, "modes/found", "maximize"))
+    planned = plans.plan("recipe.py", [], [{"hyper.lr": 0.1}], Path("root"))
+    local.prepare(Path("root"), planned)
+
+    class Late(Fake):
+        def __call__(self, run: Any, signals: Any, told: Any) -> Any:
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            (run.workdir / "protocols.json").write_text('{"modes/found": {}}')
+            told(1, {METRIC: 1.0})
+            outcome = super().__call__(run, signals, lambda step, scores: None)
+            outcome.last["modes/found"] = 8.0
+            return outcome
+
+    assert worker.Worker(Path("root"), Late(lr)).run() == 0
+    assert states() == ["COMPLETE"]
+
+
 def test_a_full_disk_stops_the_worker_and_the_trial_waits() -> None:
     listed(h.grid("hyper.lr", [0.1, 0.2]))
 

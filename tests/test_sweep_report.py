@@ -320,6 +320,8 @@ def test_the_page_shows_everything_and_asks_nothing_of_any_server(root: Path) ->
                   "aigc train gone.py"):  # fmt: skip
         assert words in re.sub("</?span>", "", text), words
     assert len(re.findall(r"<tr title=", text)) == 9
+    # Each took 10 s. Their sum would count the time of trials of one program many times.
+    assert re.search(r"longest trial.{0,60}\b0:10\b", text, re.DOTALL)
     for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         tree = ElementTree.fromstring(drawing)
         _, _, width, height = map(float, tree.attrib["viewBox"].split())

@@ -202,7 +202,7 @@ class Worker:
 
             def told(step: int, scores: Mapping[str, float]) -> None:
                 if metric not in scores:
-                    self._check_metric(scores)
+                    self._check_metric(run, scores)
                 elif alone and self.prunes and step and not math.isnan(scores[metric]):
                     self._report(trial, step, scores[metric])
                     if trial.should_prune():
@@ -213,7 +213,7 @@ class Worker:
         if outcome.kind == "stopped":
             raise optuna.TrialPruned if outcome.reason == "pruned" else _Stopped(outcome.reason)
         if metric not in outcome.last:
-            self._check_metric(outcome.last)
+            self._check_metric(run, outcome.last)
         return float(outcome.last.get(metric, math.nan))
 
     def _report(self, trial: optuna.Trial, step: int, value: float) -> None:
@@ -221,11 +221,15 @@ class Worker:
         if step not in self._frozen().intermediate_values:
             trial.report(float(value), step)
 
-    def _check_metric(self, scores: Mapping[str, float]) -> None:
+    def _check_metric(self, run: Planned, scores: Mapping[str, float]) -> None:
         metric = self.sweep.metric
         if metric.startswith(LOOP_METRICS) and not any(n.startswith(LOOP_METRICS) for n in scores):
             return  # the loop's own numbers come beside the evaluations'
+        later = folder.to_come(run.workdir)
+        if metric in later:
+            return  # such as the judgement of samples, at the last step only
+        names = [*scores, *(name for name in later if name not in scores)]
         raise NoMetricError(
-            f"--metric={metric}: the evaluations give {', '.join(scores) or 'nothing'}."
-            f"{nearest(metric, scores)}"
+            f"--metric={metric}: the evaluations give {', '.join(names) or 'nothing'}."
+            f"{nearest(metric, names)}"
         )

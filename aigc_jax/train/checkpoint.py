@@ -6,12 +6,9 @@ fit, or that does not load, is set aside with a warning and the one before is ta
 
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
-import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,28 +22,11 @@ import orbax.checkpoint as ocp
 from aigc_jax.core import past, tree
 from aigc_jax.core.task import State
 from aigc_jax.errors import UserError
-from aigc_jax.train import adapt, peers
+from aigc_jax.train import adapt, peers, writers
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 Notes = dict[str, Any]
 _managers = ocp.checkpoint_managers
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
-
-
-def _say_unless_late(before: Callable[[Any], None], unraisable: Any) -> None:
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(unraisable)
-
-
-# What goes wrong in orbax comes here as an exception too, and is said in one line. Its own log says
-# it again in several tracebacks, one for each of its threads; and when one write fails, the others
-# that were under way report to an event loop that is gone, each with a traceback.
-logging.getLogger("absl").addFilter(_not_from_orbax)
-sys.unraisablehook = functools.partial(_say_unless_late, sys.unraisablehook)
 
 
 def _raw(state: Any) -> Any:
@@ -107,18 +87,20 @@ class Checkpoints:
                 )
             )
         several = peers.here().count > 1
+        # Named one by one, they meet at barriers that end in time; all of them unnamed would meet
+        # in a collective, which never does when one is missing.
+        group = ocp.options.MultiprocessingOptions(
+            active_processes=set(range(jax.process_count())) if several else None
+        )
         with storage_errors(folder):
             if several and not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 folder,
+                handler_registry=writers.handlers(group),
                 options=ocp.CheckpointManagerOptions(
                     create=not several,
-                    # Named one by one, they meet at barriers that end in time; all of them
-                    # unnamed would meet in a collective, which never does when one is missing.
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(
-                        active_processes=set(range(jax.process_count())) if several else None
-                    ),
+                    multiprocessing_options=group,
                     preservation_policy=None
                     if read_only
                     else _managers.AnyPreservationPolicy(policies),
@@ -127,7 +109,9 @@ class Checkpoints:
                     read_only=read_only,
                 ),
             )
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealer = ThreadPoolExecutor(
+            1, thread_name_prefix="seal", initializer=writers.give_way
+        )
         self._seals: dict[int, Future[None]] = {}
         self._unsealed: int | None = None
 
@@ -152,11 +136,12 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_raw(state)), notes=ocp.args.JsonSave(notes)
+                    state=ocp.args.PyTreeSave(_raw(state)), notes=ocp.args.JsonSave(notes)
                 ),
                 metrics=numbers if self._best.removeprefix("-") in numbers else None,
             )
             self._unsealed = step
+            writers.give_way("ts_")  # tensorstore's
 
     def seal(self) -> None:
         """Seals the newest checkpoint if its files are complete; never waits for the disk."""
@@ -243,9 +228,12 @@ class Checkpoints:
         ):
             candidate = steps[-1]
             tried.add(candidate)
-            problem = group.agree(self._damage(candidate) if group.index == 0 else None)
-            if problem is None:
-                loaded, problem = self._load(candidate, raw)
+            if group.count == 1:
+                loaded, problem = self._checked(candidate, raw)
+            else:
+                problem = group.agree(self._damage(candidate) if group.index == 0 else None)
+                if problem is None:
+                    loaded, problem = self._load(candidate, raw)
             if problem is None:
                 problem = next(filter(None, group.everyone("restored", problem)), None)
                 if problem is None:
@@ -270,6 +258,21 @@ class Checkpoints:
             + ("Start anew in another --workdir." if step is None else "Choose another --step.")
         )
 
+    def _checked(self, step: int, raw: Any) -> tuple[Any, str | None]:
+        """Loads, and compares the files with their seal meanwhile: both read them, and one computes
+        while the other waits for the disk.
+        """
+        with ThreadPoolExecutor(1) as beside:
+            check = beside.submit(self._damage, step)
+            try:
+                loaded, problem = self._load(step, raw)
+            except Exception:
+                # Of damaged files anything may come; that they are damaged is what to tell.
+                if (damage := check.result()) is None:
+                    raise
+                return None, damage
+            return loaded, check.result() or problem
+
     def _load(self, step: int, raw: Any) -> tuple[Any, str | None]:
         """Returns what orbax restores, or what is wrong with the files."""
         try:
@@ -277,7 +280,9 @@ class Checkpoints:
             whole = plan.direct() and not gained
             parts: dict[str, Any] = {"notes": ocp.args.JsonRestore()}
             if whole:
-                parts["state"] = ocp.args.StandardRestore(raw)
+                parts["state"] = ocp.args.PyTreeRestore(
+                    item=raw, restore_args=ocp.checkpoint_utils.construct_restore_args(raw)
+                )
             loaded = self._manager.restore(step, args=ocp.args.Composite(**parts))
             if whole:
                 return (loaded.state, loaded.notes), None
