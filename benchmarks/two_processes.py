@@ -3,8 +3,9 @@
     python benchmarks/two_processes.py [CONFIG] [--config.SECTION.NAME=VALUE]
 
 The same global batch, half of its rows on each device; parameters on both. The two processes
-exchange gradients by gloo, over TCP, and each has one core to itself; the one process has two
-pretended devices and both cores. All stay alive and take turns; the slower of two processes counts.
+exchange gradients by gloo, over TCP; both may use both cores, as `aigc train --processes=2` starts
+them, and once each has one core to itself. The one process has two pretended devices and both
+cores. All stay alive and take turns; the slower of two processes counts.
 
 Prints a table in Markdown: milliseconds a step (median), the ratio to the one process (median of
 the rounds and quartiles), and what the program of each exchanges in a step: how often, of how many
@@ -56,14 +57,19 @@ def everyone(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     rows = f"--config.run.batch_size={args.rows}"
     base: Told = {"config": args.config, "overrides": [rows, *overrides], "flags": args.flag,
                   "devices": 1, "address": "", "count": 1, "index": 0}  # fmt: skip
-    address = f"127.0.0.1:{free_port()}"
+
+    def pair(*of: list[int]) -> list[Told]:
+        address = f"127.0.0.1:{free_port()}"
+        return [
+            {**base, "address": address, "count": 2, "index": i, "cores": mine}
+            for i, mine in enumerate(of)
+        ]
+
     half = [*overrides, f"--config.run.batch_size={args.rows // 2}"]
     return {
         "one process, two devices": Processes([{**base, "devices": 2, "cores": cores}]),
-        "two processes": Processes(
-            [{**base, "address": address, "count": 2, "index": i, "cores": [cores[i]]}
-             for i in range(2)]
-        ),
+        "two processes": Processes(pair(cores, cores)),
+        "two processes, a core each": Processes(pair(cores[:1], cores[1:])),
         "one core, half of the rows": Processes(
             [{**base, "overrides": half, "cores": cores[:1]}]
         ),
