@@ -106,6 +106,11 @@ def test_data_parallelism_sums_gradients_and_gathers_nothing(report: dict[str, A
         assert weights + vectors <= summed <= weights + vectors + meshes.VOCAB * 32 + 40
 
 
+def test_a_vae_draws_its_bits_where_the_rows_are(report: dict[str, Any]) -> None:
+    found = report["vae"]["8x1"]
+    assert not [shape for shape in found["gathered"] if size(shape) > 1]
+
+
 def test_tensor_parallelism_sums_twice_each_way(report: dict[str, Any]) -> None:
     rows = meshes.ROWS // 4 * meshes.CONTEXT
     found = report["lm"]["2x2x2"]
