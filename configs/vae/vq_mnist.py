@@ -11,7 +11,8 @@ learned scale.
 "validation/loss" is a bound with a uniform prior over the codes, 49 ln 128 = 237.8 nats of it; the
 prior lowers that part to 49 times its own loss.
 
-Not run to its end here.
+Expected, one seed: 725.1 nats for the pixels, 87 of 128 codes in use; with the prior 1.51 bits a
+pixel. See experiments/results/vq_mnist.
 """
 
 from ml_collections import ConfigDict
