@@ -13,12 +13,13 @@ The last says what samples are worth beside real digits; with little of these,
 
 Generator 7x7x64 - 14x14x32 - 28x28x1, discriminator its mirror, batch normalization in both.
 
-Machine and time: two CPU cores, 5 minutes with other work on them. Expected of `:judged`, one seed:
-all ten classes, cfd 105 (real digits 1.4, noise 685), precision 0.48, recall 0.56: five epochs are
-too few. See experiments/results/gan_mnist. `:conditional` was not run to its end.
+Machine and time: two CPU cores, 32 ms a step, 8 minutes (18 to 24 with other work). Expected of
+`:judged`, three seeds: all ten classes, cfd 52 (46 to 58; real digits 1.4, noise 685), precision
+0.50, recall 0.76. 600 digits and samples of `:conditional`, trained on the same: 94.7 % for 94.1 %.
+See experiments/results/gan_mnist.
 
-Source: Radford et al. 2016 (arXiv:1511.06434) for layers and optimizer (Adam, 2e-4, beta_1 0.5);
-the sizes are ours. There is no published score to compare with.
+Source: Radford et al. 2016 (arXiv:1511.06434) for layers and optimizer (Adam, beta_1 0.5; they have
+a learning rate of 2e-4, which is slower here); the sizes are ours. There is no published score.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,8 @@ Source: van den Oord et al. 2017 (arXiv:1711.00937), section 3.3, with a transfo
 PixelCNN; the sizes are nanoGPT's for a CPU. The loss is in nats per code; 49 times it, beside
 "reconstruction" of the VQ-VAE's run, makes the bound on -log p(x).
 
-Expected of `:labels` after 1,500 steps, one seed: 1.942 nats a code (by place 3.477, uniform 4.852).
+Expected of `:labels` after 1,500 steps, one seed: 1.942 nats a code (by place 3.477, uniform
+4.852).
 See experiments/results/vq_mnist. Not run to its end here.
 """
 
