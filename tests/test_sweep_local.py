@@ -180,6 +180,7 @@ def test_a_metric_of_the_last_step_alone_is_waited_for() -> None:
     class Late(Fake):
         def __call__(self, run: Any, signals: Any, told: Any) -> Any:
             run.workdir.mkdir(parents=True, exist_ok=True)
+            (run.workdir / "config.json").write_text("{}")
             (run.workdir / "protocols.json").write_text('{"modes/found": {}}')
             told(1, {METRIC: 1.0})
             outcome = super().__call__(run, signals, lambda step, scores: None)

@@ -114,14 +114,6 @@ def outcome(workdir: Path, metric: str) -> Outcome:
     return Outcome(state if state in ("finished", "pruned", "failed") else "", step, score, reason)
 
 
-def to_come(workdir: Path) -> list[str]:
-    """Returns the metrics that a run said it would measure, perhaps only at its last step."""
-    try:
-        return list(json.loads((workdir / "protocols.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return []
-
-
 def scored(values: Sequence[float]) -> float:
     """The score of several runs of one trial: their mean."""
     return sum(values) / len(values)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from aigc_jax.core import config
 from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import StorageError, UserError, nearest
+from aigc_jax.report.folder import Run
 from aigc_jax.sweep import folder, plans, trials
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.space import Space
@@ -225,7 +226,7 @@ class Worker:
         metric = self.sweep.metric
         if metric.startswith(LOOP_METRICS) and not any(n.startswith(LOOP_METRICS) for n in scores):
             return  # the loop's own numbers come beside the evaluations'
-        later = folder.to_come(run.workdir)
+        later = Run(run.workdir).protocols  # said before the first step
         if metric in later:
             return  # such as the judgement of samples, at the last step only
         names = [*scores, *(name for name in later if name not in scores)]
