@@ -16,28 +16,6 @@ from aigc_jax.models.augment import Strength, augment
 from aigc_jax.models.conditioning import ClassNorm, Head, spread_of_batch
 
 
-@pytest.mark.parametrize("form", ["down", "up"])
-@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 2, 2, 1), (3, 4, 4, 5)])
-def test_products_equal_convolutions_in_value_and_gradient(
-    form: str, shape: tuple[int, ...]
-) -> None:
-    plain, product = (getattr(convolution, f"_{form}_{kind}") for kind in ("plain", "product"))
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(4, 4, shape[-1], 7)), jnp.float32)
-    one, two = plain(x, kernel), product(x, kernel)
-    side = shape[1] // 2 if form == "down" else shape[1] * 2
-    assert one.shape[:2] == (shape[0], side)
-    np.testing.assert_allclose(two, one, rtol=1e-5, atol=2e-5)
-    weight = jnp.asarray(rng.normal(size=one.shape), jnp.float32)
-    for i in (0, 1):
-        a, b = (
-            jax.grad(lambda *args, f=f: (f(*args) * weight).sum(), argnums=i)(x, kernel)
-            for f in (plain, product)
-        )
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
-
-
 def test_down_equals_a_loop_in_float64() -> None:
     rng = np.random.default_rng(1)
     x, kernel = rng.normal(size=(1, 4, 4, 2)), rng.normal(size=(4, 4, 2, 3))
@@ -74,6 +52,26 @@ def test_dcgan_has_the_size_of_pytorchs_example() -> None:
     # 3,576,704 and 2,765,568 there. Ours has a bias in the last layer (1), and none elsewhere.
     shape = (64, 64, 3)
     assert sizes(dcgan.make(shape, 0), shape) == (3_576_704, 2_765_569)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dcgan_computes_in_the_dtype_that_it_is_told(dtype: str) -> None:
+    pair = dcgan.make((16, 16, 3), 0, generator_width=4, discriminator_width=4, dtype=dtype)
+    z, label, x = jnp.ones((2, 100)), jnp.zeros((2,), jnp.int32), jnp.ones((2, 16, 16, 3))
+    for net, seen in ((pair.generator, z), (pair.discriminator, x)):
+        variables = net.init(jax.random.key(0), seen, label, train=False)
+        assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+        def run(seen: Any, net: Any = net, variables: Any = variables) -> Any:
+            return net.apply(variables, seen, label, train=True, mutable=["batch_stats"])
+
+        out, kept = run(seen)
+        answer = out if net is pair.generator else out.logits
+        assert answer.dtype == jnp.float32 and np.isfinite(answer).all()
+        assert {v.dtype for v in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+        text = jax.jit(run).trace(seen).lower(lowering_platforms=("cuda",)).as_text()
+        lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+        assert len(lines) == 2 and all(("bf16" in line) == (dtype == "bfloat16") for line in lines)
 
 
 def test_the_classic_pair_has_the_size_of_its_layers() -> None:

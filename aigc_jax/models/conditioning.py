@@ -80,11 +80,13 @@ class ClassNorm(nn.Module):
 
     Attributes:
       classes: 0 for a plain one. momentum: of the running statistics.
+      dtype: of the result; the statistics are float32.
     """
 
     classes: int = 0
     momentum: float = MOMENTUM
     epsilon: float = 1e-5
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, label_B: jax.Array, *, train: bool) -> jax.Array:
@@ -95,6 +97,7 @@ class ClassNorm(nn.Module):
             epsilon=self.epsilon,
             use_scale=own,
             use_bias=own,
+            dtype=self.dtype,
             name="norm",
         )(x)
         if own:
@@ -104,7 +107,7 @@ class ClassNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)[label_B]
         middle = [1] * (x.ndim - 2)
         wide = (x.shape[0], *middle, x.shape[-1])
-        return x * scale.reshape(wide) + bias.reshape(wide)
+        return (x * scale.reshape(wide) + bias.reshape(wide)).astype(self.dtype)
 
 
 def spectral(layer: nn.Module, enabled: bool, train: bool) -> Callable[[jax.Array], jax.Array]:

@@ -1,20 +1,21 @@
 """Convolutions of 4x4 with stride 2, down and up: what DCGAN and its kin are made of.
 
-XLA's CPU backend runs a transposed convolution, and the gradients of both, many times slower than
-the matrix products that they equal. So on CPU they are written as such: pixels are rearranged so
-that a window is a row (Shi et al. 2016, arXiv:1609.05158, section 2.2, turned around), and one
-product does the rest. Accelerators get the plain form. The choice is made here and nowhere else.
+On CPU they are written as matrix products (see `windows`). Accelerators get the plain form. The
+choice is made here and nowhere else.
 
 Letters: B batch, H height, W width, C channels in, F channels out.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from aigc_jax.models import windows
 
 Init = Callable[..., jax.Array]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -50,52 +51,52 @@ def _up_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _down_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A window of 4x4 pixels is 2x2 blocks of 2x2 pixels, and the stride is one block."""
-    batch, height, width, channels = x.shape
-    h, w, out = height // 2, width // 2, kernel.shape[-1]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = x.reshape(batch, h + 1, 2, w + 1, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    blocks = x.reshape(batch, h + 1, w + 1, 4 * channels)
-    windows = jnp.concatenate(
-        [blocks[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)], axis=-1
-    )
-    matrix = kernel.reshape(2, 2, 2, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
-    flat = windows.reshape(batch * h * w, 16 * channels) @ matrix.reshape(16 * channels, out)
-    return flat.reshape(batch, h, w, out)
+    return windows.gathered(_FORM, x, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _up_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Each pixel gives 4x4 pixels, as 2x2 blocks of 2x2; blocks of neighbours lie on each other."""
-    batch, h, w, channels = x.shape
-    out = kernel.shape[-1]
     # lax.conv_transpose correlates: the kernel is applied turned around.
-    matrix = kernel[::-1, ::-1].reshape(2, 2, 2, 2, channels, out).transpose(4, 0, 2, 1, 3, 5)
-    flat = x.reshape(batch * h * w, channels) @ matrix.reshape(channels, 16 * out)
-    blocks = flat.reshape(batch, h, w, 2, 2, 4 * out)
-    total = sum(
-        jnp.pad(blocks[:, :, :, i, j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
-        for i in (0, 1)
-        for j in (0, 1)
-    )
-    pixels = jnp.asarray(total).reshape(batch, h + 1, w + 1, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(batch, 2 * h + 2, 2 * w + 2, out)[:, 1:-1, 1:-1]
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return windows.scattered(_FORM, x, turned.reshape(-1, turned.shape[-1]))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """The windows of 4x4 pixels, row by row, so that they go with a kernel as it is.
+
+    Two pixels side by side are copied at a time (Shi et al. 2016, arXiv:1609.05158, section 2.2,
+    turned around): the stride is as long.
+    """
+    batch, height, width, channels = x.shape
+    h, w = height // 2, width // 2
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(batch, h + 1, 2, w + 1, 2 * channels)
+    pieces = [x[:, i : i + h, a, j : j + w] for i in (0, 1) for a in (0, 1) for j in (0, 1)]
+    return jnp.concatenate(pieces, axis=-1)
+
+
+_FORM = windows.Form(_rows, stride=2)
 
 
 class Strided(nn.Module):
-    """`form`, one of `down` and `up`, with its kernel and, if asked for, a bias."""
+    """`form`, one of `down` and `up`, with its kernel and, if asked for, a bias.
+
+    Computed in `dtype`; what is learnt stays float32.
+    """
 
     form: Callable[[jax.Array, jax.Array], jax.Array]
     features: int
     bias: bool = True
     kernel_init: Init = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         shape = (4, 4, x_BHWC.shape[-1], self.features)
-        y_BHWF = self.form(x_BHWC, self.param("kernel", self.kernel_init, shape))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y_BHWF = self.form(x_BHWC.astype(self.dtype), kernel.astype(self.dtype))
         if self.bias:
             bias_F = self.param("bias", nn.initializers.zeros, shape[-1:])
-            y_BHWF = y_BHWF + bias_F[None, None, None]
+            y_BHWF = y_BHWF + bias_F[None, None, None].astype(self.dtype)
         return y_BHWF
 
 

@@ -5,6 +5,8 @@ Radford et al. 2016 (arXiv:1511.06434), with the sizes of PyTorch's example: 100
 4 * 2^k or 7 * 2^k are made the same way, with fewer or more layers.
 """
 
+from typing import Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,22 +45,31 @@ class Generator(nn.Module):
     depth: int
     width: int
     labels: str
+    dtype: Any
 
     @nn.compact
     def __call__(self, z_BZ: jax.Array, label_B: jax.Array, *, train: bool) -> jax.Array:
         def norm(x: jax.Array, name: str) -> jax.Array:
             classes = self.classes if self.labels == "norm" else 0
-            return nn.relu(ClassNorm(classes, name=name)(x, label_B, train=train))
+            layer = ClassNorm(classes, dtype=self.dtype, name=name)
+            return nn.relu(layer(x, label_B, train=train))
+
+        def up(channels: int, name: str) -> nn.Module:
+            return Up(channels, bias=False, kernel_init=_INIT, dtype=self.dtype, name=name)
 
         z = with_label(z_BZ, label_B, self.classes) if self.labels == "concat" else z_BZ
         side, channels = self.shape[0] >> self.depth, self.width << (self.depth - 1)
         # A transposed convolution of a single pixel is a dense layer.
-        x = nn.Dense(side * side * channels, use_bias=False, kernel_init=_INIT, name="first")(z)
+        first = nn.Dense(
+            side * side * channels, use_bias=False, kernel_init=_INIT, dtype=self.dtype,
+            name="first",
+        )  # fmt: skip
+        x = first(z)
         x = norm(x.reshape(x.shape[0], side, side, channels), "norm_0")
         for i in range(1, self.depth):
             channels //= 2
-            x = norm(Up(channels, bias=False, kernel_init=_INIT, name=f"up_{i}")(x), f"norm_{i}")
-        return jnp.tanh(Up(self.shape[-1], bias=False, kernel_init=_INIT, name="out")(x))
+            x = norm(up(channels, f"up_{i}")(x), f"norm_{i}")
+        return jnp.tanh(up(self.shape[-1], "out")(x).astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
@@ -71,6 +82,7 @@ class Discriminator(nn.Module):
     spectral_norm: bool
     spread: bool
     labels: str
+    dtype: Any
     outputs: int = 1
 
     @nn.compact
@@ -80,12 +92,15 @@ class Discriminator(nn.Module):
         for i in range(self.depth):
             # A bias before a normalization would be taken away again.
             plain = i == 0 or not self.norm
-            layer = Down(self.width << i, bias=plain and i > 0, kernel_init=_INIT, name=f"down_{i}")
+            layer = Down(
+                self.width << i, bias=plain and i > 0, kernel_init=_INIT, dtype=self.dtype,
+                name=f"down_{i}",
+            )  # fmt: skip
             x = spectral(layer, self.spectral_norm, train)(x)
             if not plain:
-                x = ClassNorm(name=f"norm_{i}")(x, label_B, train=train)
+                x = ClassNorm(dtype=self.dtype, name=f"norm_{i}")(x, label_B, train=train)
             x = nn.leaky_relu(x, 0.2)
-        features_BF = x.reshape(x.shape[0], -1)
+        features_BF = x.reshape(x.shape[0], -1).astype(jnp.float32)
         head = Head(
             self.classes, self.labels, self.outputs, self.spread, self.spectral_norm, _INIT,
             name="head",
@@ -105,6 +120,7 @@ def make(
     spread: bool = False,
     generator_labels: str = "none",
     discriminator_labels: str = "none",
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Pair:
     """Makes both.
 
@@ -117,6 +133,7 @@ def make(
       spectral_norm: in the discriminator. spread: see `conditioning.spread_of_batch`.
       generator_labels: "none", "concat" or "norm" (conditional batch normalization).
       discriminator_labels: see `conditioning.Head`.
+      dtype: of activations and products; statistics, parameters and both ends are float32.
 
     Raises:
       UserError: a shape that the layers can't make, or labels that can't be used so.
@@ -130,11 +147,13 @@ def make(
     if min(latents, generator_width, discriminator_width) < 1:
         raise UserError("task.model: latents and widths are whole numbers from 1 on.")
     check_labels(generator_labels, discriminator_labels, classes)
+    kind = jnp.dtype(dtype)
     return Pair(
-        Generator(shape, classes, depth, generator_width, generator_labels),
+        Generator(shape, classes, depth, generator_width, generator_labels, kind),
         Discriminator(
-            classes, depth, discriminator_width, norm, spectral_norm, spread, discriminator_labels
+            classes, depth, discriminator_width, norm, spectral_norm, spread, discriminator_labels,
+            kind,
         ),
         latents,
         generator_labels != "none",
-    )
+    )  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from aigc_jax.errors import UserError
+from aigc_jax.models import windows
 
 
 def fold(x_BHWC: jax.Array, side: int) -> jax.Array:
@@ -43,21 +44,24 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The nine shifted copies side by side, times the kernel as a matrix."""
-    batch, height, width, channels = x.shape
+    return windows.gathered(_NEAR, x, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """The nine shifted copies side by side, in the order of a kernel."""
+    _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = jnp.concatenate(
-        [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1
-    )
-    flat = windows.reshape(-1, 9 * channels) @ kernel.reshape(9 * channels, -1)
-    return flat.reshape(batch, height, width, -1)
+    pieces = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(pieces, axis=-1)
+
+
+_NEAR = windows.Form(_rows, stride=1)
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 3x3 kernel and a border of zeros: [B, h, w, C] -> [B, h, w, features].
 
-    XLA's CPU backend runs a convolution within a loop (a scan of steps) many times slower than the
-    product that it equals; accelerators get the plain form.
+    On a CPU as matrix products (see `windows`); accelerators get the plain form.
 
     Args:
       x: the grid. kernel: [3, 3, C, features].
