@@ -21,13 +21,13 @@ from aigc_jax.core.task import Task, weights
 from aigc_jax.data.base import ArraySpec, Spec
 from aigc_jax.models.transformer import Transformer
 from aigc_jax.train import guard, program, sharding
-from aigc_jax.train.evaluation import within
+from aigc_jax.train.evaluation import sampling, within
 
 STEPS, ROWS, CONTEXT, VOCAB = 20, 32, 16, 80
 GPT = {"name": "transformer", "layers": 1, "heads": 4, "width": 32, "bias": True}
 FAMILIES: dict[str, dict[str, Any]] = {
     "lm": {"name": "lm", "model": GPT},
-    "accumulate": {"name": "lm", "model": GPT, "accumulate": 4},
+    "accumulate": {"name": "lm", "model": {**GPT, "bias": False}, "accumulate": 4},
     "gan": {
         "name": "gan",
         "model": {
@@ -36,6 +36,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "vae": {"name": "vae", "model": {"name": "vae_mlp", "width": 16, "latent": 8}},
 }  # fmt: skip
+# Adam divides by what may be rounding alone (the gradient of a bias before a batch norm, or of one
+# added to all keys), so most families have SGD, and one without such parameters has Adam.
+OPTIMIZERS = {"accumulate": "adamw"}
 MESHES: dict[str, dict[str, Any]] = {
     "1": {},
     "8x1": {"data": 8},
@@ -81,15 +84,18 @@ def batch_of(family: str, step: int) -> dict[str, np.ndarray]:
 @functools.cache
 def task_of(family: str) -> Task:
     section = FAMILIES[family]
-    # Adam divides by what may be rounding alone (the gradient of a bias before a batch norm).
-    optimizer = optim.make(STEPS, ema=True, schedule="constant", name="sgd")
+    name = OPTIMIZERS.get(family, "sgd")
+    optimizer = optim.make(STEPS, ema=True, schedule="constant", name=name)
     made: Task = config.build("tasks", section, spec=spec_of(family), optimizer=optimizer)
     return made
 
 
 def hyper_of(family: str) -> dict[str, Any]:
     numbers: Mapping[str, Any] = optim.HYPER | schema.hyper("tasks", FAMILIES[family]["name"])
-    return {k: np.float32(v) for k, v in (dict(numbers) | {"lr": 0.1, "warmup": 2.0}).items()}
+    changes = {"lr": 0.1, "warmup": 2.0}
+    if OPTIMIZERS.get(family) == "adamw":
+        changes = {"lr": 0.01, "warmup": 2.0, "eps": 1e-4, "weight_decay": 0.1}
+    return {k: np.float32(v) for k, v in (dict(numbers) | changes).items()}
 
 
 def placement_of(mesh: str) -> sharding.Placement:
@@ -140,8 +146,13 @@ def trained(family: str, mesh: str) -> tuple[dict[str, Any], str]:
     judged, task = weights(state), task_of(family)
     row = jax.tree.map(lambda x: x[0], program.stack([batch_of(family, 99)], 1, place))
     found["eval"] = jax.tree.map(float, within(place, jax.jit(task.eval))(judged, row, _key()))
-    if task.sample is not None and family in ("gan", "vae"):
-        found["sample"] = within(place, task.sample)(judged, _key(), number=8)
+    assert task.sample is not None
+    texts = family in ("lm", "accumulate")
+    more: dict[str, Any] = {"number": 8}
+    if texts:
+        more = {"prompt": batch_of(family, 0)["inputs"][:8, :4], "count": 8}
+    if mesh != "pmap" or not texts:
+        found["sample"] = sampling(place, task.sample)(judged, _key(), **more)
     return found, made.compiled.as_text()
 
 

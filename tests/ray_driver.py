@@ -42,9 +42,12 @@ def killed() -> int:
 
 
 def pruned() -> int:
-    """On one Ray: a halving that a signal stops, the same again, and a population."""
+    """On one Ray: a halving that a signal stops, the same again, a population, and what a person
+    types, with the right metric and with a wrong one.
+    """
     import ray as library
 
+    from aigc_jax.cli.main import main
     from aigc_jax.sweep import ray
 
     ray._imported()
@@ -65,6 +68,20 @@ def pruned() -> int:
         sweep(here, rates, workers=1, pruner="asha", trial="ray_driver:held"),
         sweep(here, rates, workers=1, pruner="asha"),
         sweep(Path("population"), (0.02, 1e-6), workers=1, pruner="pbt"),
+        *(
+            main(
+                [
+                    "sweep",
+                    "recipe.py",
+                    "--engine=ray",
+                    "--seeds=2",
+                    f"--metric={metric}",
+                    f"--workdir={root}",
+                    "--config.run.steps=4",
+                ]
+            )
+            for root, metric in (("typed", METRIC), ("misspelt", "validation_first_3/los"))
+        ),
     ]
     library.shutdown()
     print("codes", *codes)

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 NEAR = 3e-6
 CASES = {
     "lm": ("8x1", "4x2", "2x2x2", "sequence", "slices", "pmap"),
-    "accumulate": ("2x2x2",),
+    "accumulate": ("8x1", "4x2", "2x2x2"),
     "gan": ("8x1", "4x2", "2x2x2"),
     "vae": ("8x1", "4x2", "2x2x2"),
 }

@@ -1,6 +1,7 @@
 """Schedules by hand, optimizers against float64 twins, and numbers that are inputs."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -373,3 +374,43 @@ def test_every_number_is_an_input_and_many_trials_are_one_program() -> None:
     for i in range(3):
         state, _ = together(state, batch_of(i))
     np.testing.assert_allclose(state.params["model"]["w"], alone, rtol=1e-5, atol=1e-6)
+
+
+NARROW = ["adam", "adamw", "sgd", "lion", "muon", "adafactor", "schedule_free_adamw", "lamb"]
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_bfloat16_parameters_have_moments_and_averages_in_float32(name: str) -> None:
+    """In bfloat16 a moment of decay 0.999 never moves; and a step must keep the state's dtypes."""
+    free = name.startswith("schedule_free")
+    settings: dict[str, Any] = {"name": name, "ema": not free}
+    made = optim.make(9, schedule="constant" if free else "cosine", **settings)
+
+    def begin(key: jax.Array) -> tuple[Any, Any]:
+        return {"w": jnp.ones((4, 8), jnp.bfloat16), "bias": jnp.zeros(8, jnp.bfloat16)}, {}
+
+    def loss(params: Any, variables: Any, batch: Any, key: Any, numbers: Any) -> Any:
+        error = (
+            batch["x"] @ params["w"].astype(jnp.float32) + params["bias"][None] - batch["y"]
+        ) ** 2
+        return {"loss": (error.sum(), jnp.float32(error.size))}, variables
+
+    rng = np.random.default_rng(0)
+    batch = {"x": jnp.float32(rng.normal(size=(6, 4))), "y": jnp.float32(rng.normal(size=(6, 8)))}
+    for accumulate in (1, 2):
+        init, step = supervised(begin, loss, made, accumulate=accumulate)
+        state = init(jax.random.key(0), hyper(lr=0.1))
+        kinds = jax.tree.map(lambda x: x.dtype, state)
+        assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+        assert jnp.dtype("bfloat16") not in {
+            x.dtype for x in jax.tree.leaves((state.opt, state.ema))
+        }
+        # As the loop does it: in one program, whose carry keeps its types.
+        steps = partial(jax.lax.fori_loop, 0, 3, lambda _, s, step=step: step(s, batch)[0])
+        end = jax.jit(steps)(state)
+        assert jax.tree.map(lambda x: x.dtype, end) == kinds
+        for trained in [state.params, end.params]:
+            assert np.isfinite(np.asarray(trained["w"], np.float32)).all()
+        assert not np.array_equal(state.params["w"], end.params["w"])
+        if not free:  # a thousandth of the way, which bfloat16 would round away
+            assert 0 < np.abs(np.asarray(end.ema["w"]) - 1.0).max() < 0.01

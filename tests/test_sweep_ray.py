@@ -147,8 +147,9 @@ def test_a_sweep_begun_elsewhere_survives_the_death_of_a_trial_and_of_the_driver
 def test_pruners_and_signals(there: Path) -> None:
     with driver(there, "pruned") as child:
         assert child.wait(2 * process.PATIENCE) == 0, (there / "out").read_text()
-    assert "codes 75 0 0" in (there / "out").read_text()
-    assert "stopped by SIGTERM" in (there / "out").read_text()
+    out = (there / "out").read_text()
+    assert "codes 75 0 0 0 2" in out
+    assert "stopped by SIGTERM" in out
     # Halving: the good rate was stopped, saved and gone on with.
     good, *bad = ray_driver.planned(Path("asha"), (0.02, 0.01, 1e-7))
     assert outcome(good.workdir, ray_driver.METRIC).state == "finished"
@@ -168,6 +169,21 @@ def test_pruners_and_signals(there: Path) -> None:
     # The compiled step read the new rate: the schedule is below its peak at the end.
     rate = next(row["train/lr"] for row in rows if row["step"] == 12 and "train/lr" in row)
     assert 0.1 * taken["new"]["lr"] < rate < taken["new"]["lr"]
+    # ... and was not compiled anew for it: one process, one program for all starts of both.
+    compiled = [
+        (row["name"], row["by"].partition(":")[0])
+        for trial in (donor, taker)
+        if (trial.workdir / "compiles.jsonl").exists()
+        for row in map(json.loads, (trial.workdir / "compiles.jsonl").read_text().splitlines())
+    ]
+    assert compiled.count(("several", "aigc_jax/train/program.py")) == 1
+    assert len(json.loads((taker.workdir / "status.json").read_text())["starts"]) > 1
+    # By the command: a table of both seeds; a metric that nobody gives trains nothing.
+    table = (there / "typed" / "results.csv").read_text().splitlines()
+    assert len(table) == 3 and all("finished" in row for row in table[1:])
+    assert "the evaluations give" in out and f"Did you mean '{ray_driver.METRIC}'?" in out
+    (first,) = (there / "misspelt").glob("*/status.json")
+    assert json.loads(first.read_text())["step"] == 0
 
 
 # --- without a Ray -------------------------------------------------------------------------------

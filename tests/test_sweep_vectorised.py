@@ -1,5 +1,6 @@
 """Trials as one program: equal to runs alone, masked where they fail, halved, split by memory."""
 
+import csv
 import json
 import math
 import os
@@ -15,8 +16,10 @@ import process
 import pytest
 import tiny
 import toy
+from test_resume import at
+from test_train_cli import FULL, disk
 
-from aigc_jax.cli import together, train, wire
+from aigc_jax.cli import launch, together, train, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import memory, plans, vectorised
@@ -83,6 +86,32 @@ def test_a_sweep_of_learning_rates_equals_the_runs_alone(
     assert not built
 
 
+def test_one_program_and_separate_processes_write_the_same_table(tmp_path: Path) -> None:
+    points = [{"hyper.lr": lr, "run.seed": seed} for lr in LRS[:2] for seed in (0, 1)]
+    tables: list[dict[str, dict[str, str]]] = []
+    for engine in ("vectorised", "local"):
+        root = tmp_path / engine
+        assert launch.launch(plan(root, points), root, engine=engine, workers=2) == 0
+        with open(root / "results.csv", newline="", encoding="utf-8") as file:
+            tables.append({row["id"]: row for row in csv.DictReader(file)})
+    one, other = tables
+    assert one.keys() == other.keys() and len(one) == 4
+    own = ("path", "wall", "command", "time/", "speed/", "memory/")  # of a place, or of a clock
+    compared = set()
+    for trial, row in one.items():
+        names = [name for name in other[trial] if not name.startswith(own)]
+        assert not {n for n in row if not n.startswith(own)} ^ set(names)
+        for name in names:
+            a, b = row[name], other[trial][name]
+            try:
+                assert float(a) == pytest.approx(float(b), rel=1e-3), name
+            except ValueError:
+                assert a == b, name
+        compared |= set(names)
+    wanted = {"state", "config.hyper.lr", "config.run.seed", "validation/loss", "train/loss"}
+    assert wanted <= compared
+
+
 def test_a_trial_that_goes_bad_is_masked_and_the_others_do_not_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +127,17 @@ def test_a_trial_that_goes_bad_is_masked_and_the_others_do_not_notice(
     np.testing.assert_allclose(
         losses(toy.rows(good[1].workdir)), losses(alone(good[1], tmp_path / "one")), rtol=1e-4
     )
+
+
+def test_a_metric_that_nobody_gives_stops_all_before_the_first_step(tmp_path: Path) -> None:
+    planned = plan(tmp_path, [{"hyper.lr": lr} for lr in LRS[:2]])
+    with pytest.raises(UserError, match="Did you mean 'validation/loss'"):
+        together.run(planned, tmp_path, metric="validation/los")
+    said = [toy.status(trial.workdir) for trial in planned]
+    assert [(s["state"], s["step"]) for s in said] == [("stopped", 0)] * 2
+    assert all("validation/los" in s["reason"] for s in said)
+    # With the right one, the same trials go on.
+    assert together.run(planned, tmp_path, metric="validation/loss") == 0
 
 
 def test_most_trials_bad_and_the_rest_get_a_program_of_their_own(
@@ -298,3 +338,28 @@ def test_halving_as_typed(tmp_path: Path) -> None:
     assert wrong.code == 2 and "vectorised has it" in wrong.err and wrong.err.count("\n") == 1
     late = process.aigc(*typed, "--config.run.eval_every=12", "--workdir=late", folder=tmp_path)
     assert late.code == 2 and "run.eval_every" in late.err and late.err.count("\n") == 1
+
+
+def test_a_full_disk_stops_all_trials_with_their_last_checkpoints_intact(tmp_path: Path) -> None:
+    process.recipe(tmp_path, samples=False)
+    typed = ["sweep", "recipe.py", "--seeds=2", "--config.run.save_every=4"]
+    whole = process.aigc(*typed, "--workdir=whole", folder=tmp_path)
+    assert whole.code == 0, whole.err
+    with disk(tmp_path / "small", "size=8m"):
+        fault = FULL + at("aigc_jax.sweep.group", "Group._save", nth=3).replace(
+            "os.kill(os.getpid(), signal.SIGTERM)", "fill()"
+        )
+        done = process.aigc(*typed, "--workdir=small/sweep", folder=tmp_path, first=fault)
+        assert done.code == 4, done.err
+        assert "the disk is full" in done.err and "Traceback" not in done.err
+        (tmp_path / "small/ballast").unlink()
+        more = process.aigc(*typed, "--workdir=small/sweep", folder=tmp_path)
+        assert more.code == 0, more.err
+        # Each from its last whole checkpoint, which may be another for each.
+        assert "resumed " in more.out and " at step 0" not in more.out
+        for seed in ("seed=0", "seed=1"):
+            a, b = (toy.rows(toy.trial(tmp_path / n, seed)) for n in ("whole", "small/sweep"))
+            assert [row["step"] for row in a] == [row["step"] for row in b]
+            for name in ("train/loss", "validation_first_3/loss"):
+                assert losses(a, name)
+                np.testing.assert_allclose(losses(a, name), losses(b, name), rtol=1e-5)

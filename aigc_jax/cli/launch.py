@@ -33,6 +33,7 @@ def launch(
     workers: int = 1,
     metric: str = "validation/loss",
     direction: str = "minimize",
+    judged: bool = True,
     pruner: str = "none",
     options: Sequence[str] = (),
 ) -> int:
@@ -45,6 +46,8 @@ def launch(
       engine: "local", processes on this machine; "vectorised", one program; "ray" or "slurm".
       workers: processes, of the engines that have any.
       metric: what a trial is judged by; direction: "minimize" or "maximize".
+      judged: the trials must give the metric. False: one program goes on without; the others need
+        it to rank their trials.
       pruner: "none", "median", "hyperband" or "asha"; Ray has no "median" and has "pbt", one
         program has "halving" alone. options: of the job, for SLURM.
 
@@ -68,7 +71,7 @@ def launch(
             from aigc_jax.sweep.halving import Halving
 
             halving = Halving(metric, direction) if pruner == "halving" else None
-            return together.run(planned, root, halving=halving)
+            return together.run(planned, root, metric=metric if judged else "", halving=halving)
         if engine == "ray":
             from aigc_jax.sweep import ray
 

@@ -67,6 +67,7 @@ class Asked(NamedTuple):
     sampler: str
     metric: str
     direction: str
+    judged: bool  # somebody said by what: it must be there
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
         code = launch.search(asked.root, number=asked.number, sampler=asked.sampler, **knobs)
     else:
         code = launch.launch(
-            asked.planned, asked.root, metric=asked.metric, direction=asked.direction, **knobs
-        )
+            asked.planned, asked.root, metric=asked.metric, direction=asked.direction,
+            judged=asked.judged, **knobs,
+        )  # fmt: skip
     if code == train.STOPPED:
         print(f"to go on: {shlex.join(['aigc', *sys.argv[1:]])}")
     return code
@@ -126,7 +128,8 @@ def _asked(args: argparse.Namespace) -> Asked:
     if engine == "vectorised" and searched:
         raise UserError("--engine=vectorised runs a list of trials; a search needs --engine=local.")
     launch.check_options(engine, planned or (), args.slurm)
-    return Asked(whole, planned, number, root, engine, sampler, metric, direction)
+    judged = bool(args.metric or cfg["run"]["best"] or args.pruner != "none")
+    return Asked(whole, planned, number, root, engine, sampler, metric, direction, judged)
 
 
 def _space(args: argparse.Namespace, names: list[str], first: int) -> Space:

@@ -22,6 +22,7 @@ def run(
     planned: Sequence[Planned],
     root: Path,
     *,
+    metric: str = "",
     halving: Any = None,
     mixed: Mixed | None = None,
 ) -> int:
@@ -32,12 +33,16 @@ def run(
 
     Args:
       planned: the trials. root: the sweep's folder, to speak of it.
+      metric: what they are judged by; "" for nothing.
       halving: a `sweep.halving.Halving`, or None to train all to their ends.
       mixed: (data, seed) -> what gives the batch of a step; by default the data's own. Such a run
         can't go on by `aigc train`, and its status names no command.
 
     Returns:
       0, all are finished or pruned; 3, some failed; 75, stopped by a signal.
+
+    Raises:
+      UserError: among others, evaluations that don't give the metric.
     """
     from aigc_jax.train.signals import Early, Signals
 
@@ -50,7 +55,7 @@ def run(
         with Signals(saves=False) as signals:
             while waiting:
                 members = waiting.pop(0)
-                found = _one_program(members, signals, halving, mixed)
+                found = _one_program(members, signals, metric, halving, mixed)
                 if isinstance(found, int):
                     codes.append(found)
                 else:
@@ -109,7 +114,7 @@ def _counted(planned: Iterable[Planned]) -> str:
 
 
 def _one_program(
-    members: list[Planned], signals: Any, halving: Any, mixed: Mixed | None
+    members: list[Planned], signals: Any, metric: str, halving: Any, mixed: Mixed | None
 ) -> int | list[list[Planned]]:
     """Trains the members that are left; returns an exit code, or smaller lists to train instead."""
     from aigc_jax.sweep import memory
@@ -123,7 +128,8 @@ def _one_program(
     with contextlib.ExitStack() as held:
         # A mesh of the user's own stays as it is.
         plain = all(said in (1, -1, (), [], "jit") for said in left[0].config["mesh"].values())
-        built = wire.parts(left[0].config, alone=plain and wire.device_a_core())
+        alone = plain and wire.device_a_core()
+        built = wire.parts(left[0].config, alone=alone)
         if halving is not None:
             halving.steps(built.settings.steps, built.settings.eval_every)
         for member in left:
@@ -131,14 +137,13 @@ def _one_program(
             held.enter_context(train.taken(member.workdir))
         group = Group(
             built.task,
-            _trials(built, left, signals, mixed),
+            _trials(built, left, signals, mixed, alone),
             settings=built.settings,
             signals=signals,
-            # Evaluators spread their batches over all devices.
-            place=partial(_put, where=built.placement.replicated()),
             prepare=wire.initial_weights(built.config["init_from"])
             if built.config["init_from"]
             else None,
+            metric=metric,
             halving=halving,
             number=len(members),
             room=memory.room(),
@@ -170,15 +175,25 @@ def _by_checkpoint(left: list[Planned]) -> list[list[Planned]]:
     return list(at.values())
 
 
-def _trials(built: wire.Parts, left: list[Planned], signals: Any, mixed: Mixed | None) -> list[Any]:
-    """Writes the run folders and makes what each trial needs; trials of one seed share data."""
+def _trials(
+    built: wire.Parts, left: list[Planned], signals: Any, mixed: Mixed | None, alone: bool
+) -> list[Any]:
+    """Writes the run folders and makes what each trial needs; trials of one seed share data.
+
+    Args:
+      alone: each trial is evaluated on one device, as many at a time as there are devices; else
+        one after another, with their batches spread over all devices.
+    """
+    import jax
+
     from aigc_jax.sweep.desk import Trial
-    from aigc_jax.train import evaluation
+    from aigc_jax.train import evaluation, sharding
     from aigc_jax.train.environment import environment
 
+    lanes = [sharding.alone(i) for i in range(jax.device_count())] if alone else [built.placement]
     where, trials = environment(), []
     by_seed: dict[int, tuple[Any, Callable[[int], Any]]] = {}
-    for member in left:
+    for i, member in enumerate(left):
         plain, folder = member.config, member.workdir
         settings = built.settings._replace(seed=plain["run"]["seed"])
         seed = settings.seed
@@ -186,7 +201,8 @@ def _trials(built: wire.Parts, left: list[Planned], signals: Any, mixed: Mixed |
             data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=seed)
             by_seed[seed] = (data, (mixed or _own)(data, seed))
         data, batch_at = by_seed[seed]
-        own = built._replace(config=plain, settings=settings, data=data)
+        lane = i % len(lanes)
+        own = built._replace(config=plain, settings=settings, data=data, placement=lanes[lane])
         train.check_data(own, folder, [])
         train.write_folder(own, folder, where)
 
@@ -198,7 +214,10 @@ def _trials(built: wire.Parts, left: list[Planned], signals: Any, mixed: Mixed |
 
         judges = wire.evaluators(own, signals, folder, write_sample, write_picture)
         command = "" if mixed else member.command
-        trials.append(Trial(folder, plain, seed, plain["hyper"], batch_at, judges, command))
+        place = partial(_put, where=lanes[lane].replicated())
+        trials.append(
+            Trial(folder, plain, seed, plain["hyper"], batch_at, judges, command, place, lane)
+        )
     return trials
 
 

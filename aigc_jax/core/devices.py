@@ -32,7 +32,9 @@ class Device(NamedTuple):
     source: str
 
 
-_GPU = "NVIDIA's data sheet of the {} SXM 80 GB and of the DGX with 8 of them"
+_GPU = (
+    "NVIDIA's data sheets, as other pages quote them, of the {} SXM and of the DGX with 8 of them"
+)
 _TPU = "docs.cloud.google.com/tpu/docs/{}"
 
 # What each figure rests on is in docs/scaling.md.
@@ -40,8 +42,8 @@ DEVICES = {
     "a100": Device("A100", 312e12, 80e9, 2.039e12, 8, 300e9, 25e9, _GPU.format("A100")),
     "h100": Device("H100", 989e12, 80e9, 3.35e12, 8, 450e9, 50e9, _GPU.format("H100")),
     "h200": Device("H200", 989e12, 141e9, 4.8e12, 8, 450e9, 50e9,
-                   "NVIDIA's data sheet of the H200 SXM and of the DGX with 8 of them"),
-    "v4": Device("TPU v4", 275e12, 32e9, 1.228e12, 4096, 100e9, 6.25e9, _TPU.format("v4")),
+                   _GPU.format("H200")),
+    "v4": Device("TPU v4", 275e12, 32e9, 1.2e12, 4096, 100e9, 6.25e9, _TPU.format("v4")),
     "v5e": Device("TPU v5 lite", 197e12, 16e9, 0.819e12, 256, 100e9, 3.125e9, _TPU.format("v5e")),
     "v5p": Device("TPU v5p", 459e12, 95e9, 2.765e12, 8960, 200e9, 6.25e9, _TPU.format("v5p")),
     "v6e": Device("TPU v6 lite", 918e12, 32e9, 1.638e12, 256, 200e9, 12.5e9, _TPU.format("v6e")),

@@ -50,8 +50,9 @@ class Optimizer(NamedTuple):
     """A gradient transformation whose numbers come from `hyper` at every update.
 
     Attributes:
-      init: (params, hyper, part_of=None) -> opt. `part_of`: the whole tree, where `params` is one
-        of several parts with an optimizer state each; every rule must claim something of it.
+      init: (params, hyper, part_of=None) -> opt, in float32 for narrower parameters too, since a
+        moment in bfloat16 stands still. `part_of`: the whole tree, where `params` is one of several
+        parts with an optimizer state each; every rule must claim something of it.
       update: (grads, opt, params, hyper, step, curvature=None) -> (params, opt, stats), where
         `stats` are float32 scalars: "grad_norm" (before clipping, over the trained parameters),
         "lr", and for each rule "update/LABEL", the norm of the update over the norm of its
@@ -283,7 +284,7 @@ class Plan(NamedTuple):
         for i, (pattern, rule) in enumerate(self.rules):
             if i not in used and {"freeze", "lr", "name"} & rule.keys():
                 raise UserError(f"optim.rules: '{pattern}' claims no parameter; is it misspelt?")
-        return self.transformation(params, hyper, hyper["lr"]).init(params)
+        return self.transformation(params, hyper, hyper["lr"]).init(tree.widened(params))
 
     def update(
         self, grads: Tree, opt: Tree, params: Tree, hyper: Hyper, step: jax.Array,
@@ -291,6 +292,7 @@ class Plan(NamedTuple):
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:  # fmt: skip
         """See `Optimizer`."""
         lr = learning_rate(self.schedule, self.horizon, step, hyper)
+        narrow, params, grads = params, tree.widened(params), tree.widened(grads)
         claims = self.claims(params)
         # A frozen parameter's gradient must not take part in the norm: XLA then drops its
         # backward pass altogether.
@@ -300,7 +302,7 @@ class Plan(NamedTuple):
         norm = optax.tree.norm(grads)
         clip = hyper["clip_norm"]
         scale = jnp.where((clip > 0) & (norm > clip), clip / jnp.maximum(norm, 1e-30), 1.0)
-        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g * scale, grads)
         more = self._more(opt, params, curvature)
         updates, opt = self.transformation(params, hyper, lr).update(grads, opt, params, **more)
         stats = {"grad_norm": norm, "lr": lr}
@@ -310,7 +312,7 @@ class Plan(NamedTuple):
                 labels.setdefault(self.rules[i][1]["label"], set()).add(i)
         for label, chosen in labels.items():
             stats[f"update/{label}"] = _ratio(updates, params, claims, chosen)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(narrow, updates)
         return params, opt, {k: v.astype(jnp.float32) for k, v in stats.items()}
 
     def _more(

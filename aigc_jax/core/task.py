@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.core import optimizers, replicas
+from aigc_jax.core import averages, optimizers, replicas, tree
 from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.errors import UserError
 
@@ -148,8 +148,7 @@ def supervised(
             params=params,
             opt={"main": optimizer.init(params, hyper)},
             vars=variables,
-            # A copy: the step donates both, and one buffer can't be given away twice.
-            ema=jax.tree.map(jnp.copy, params) if optimizer.ema else {},
+            ema=averages.begin(params) if optimizer.ema else {},
             hyper=hyper,
         )
 
@@ -173,9 +172,9 @@ def supervised(
             grads, (metrics, variables) = gradient(
                 state.params, variables, item[1], jax.random.fold_in(key, item[0]), state.hyper
             )
-            return (jax.tree.map(jnp.add, total, grads), variables), metrics
+            return (jax.tree.map(jnp.add, total, tree.widened(grads)), variables), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        zeros = jax.tree.map(jnp.zeros_like, tree.widened(state.params))
         (grads, variables), metrics = jax.lax.scan(
             micro, (zeros, state.vars), (jnp.arange(accumulate), _split(batch, accumulate))
         )
@@ -197,17 +196,12 @@ def supervised(
         grads, metrics = replicas.total((grads, metrics))
         variables = replicas.mean(variables)
         weight = jnp.maximum(metrics["loss"][1], 1e-30)
-        grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g / weight, tree.widened(grads))
         params, opt, stats = optimizer.update(
             grads, state.opt["main"], state.params, state.hyper, state.step,
             curvature=partial(curvature, state, batch, key) if drawn_loss else None,
         )  # fmt: skip
-        decay = state.hyper["ema_decay"]
-        ema = jax.tree.map(
-            lambda old, new: (decay * old + (1.0 - decay) * new).astype(old.dtype),
-            state.ema,
-            params if state.ema else {},
-        )
+        ema = state.ema and averages.move(state.hyper["ema_decay"], state.ema, params)
         new = state.replace(
             step=state.step + 1, params=params, opt={"main": opt}, vars=variables, ema=ema
         )

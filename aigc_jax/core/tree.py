@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.errors import UserError
@@ -28,6 +29,12 @@ def map_named(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(path_name(path), *leaves), tree, *rest
     )
+
+
+def widened(tree: Tree) -> Tree:
+    """Returns the tree with what is narrower than float32 as float32, in which sums don't stall."""
+    narrow = (jnp.bfloat16, jnp.float16)
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype in narrow else x, tree)
 
 
 def count(tree: Tree) -> int:

@@ -28,9 +28,9 @@ def few(rows: int, dtype: Any) -> bool:
     return isinstance(rows, int) and on_cpu() and 2 <= rows <= 16 and dtype == jnp.float32
 
 
-def of_turned(x_NC: jax.Array, kernel_FC: jax.Array) -> jax.Array:
-    """Returns x @ kernel^T, [N, F], as a sum of products."""
-    return (kernel_FC[None] * x_NC[:, None]).sum(-1)
+def of_turned(x: jax.Array, kernel_FC: jax.Array) -> jax.Array:
+    """Returns x @ kernel^T, [..., C] -> [..., F], as a sum of products."""
+    return (kernel_FC[(None,) * (x.ndim - 1)] * x[..., None, :]).sum(-1)
 
 
 def prepared(params: Any, rows: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Dense(nn.Dense):
             return whole(super().__call__(x_NC))
         y_NF = of_turned(x_NC, kernel_FC)
         if self.use_bias:
-            y_NF += self.get_variable("params", "bias")[None]
+            y_NF += self.get_variable("params", "bias")[(None,) * (y_NF.ndim - 1)]
         return whole(y_NF)
 
 

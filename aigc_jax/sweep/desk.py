@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_jax.core import past
-from aigc_jax.core.task import State
+from aigc_jax.core.task import State, Weights
 from aigc_jax.train.checkpoint import Checkpoints
 from aigc_jax.train.log import MetricsLog, Status
 from aigc_jax.train.meter import Meter
@@ -24,7 +24,9 @@ class Trial(NamedTuple):
       workdir: its run folder; it exists and is ours. config: whole, for the loggers.
       seed, hyper: what it differs in. batch_at: step -> its batch; one object for trials that see
         the same.
-      evaluators: as the loop's. command: what goes on with it alone.
+      evaluators: as the loop's. place: puts its weights where these expect them.
+      lane: trials of different lanes may be evaluated at the same time.
+      command: what goes on with it alone.
     """
 
     workdir: Path
@@ -34,6 +36,8 @@ class Trial(NamedTuple):
     batch_at: Callable[[int], dict[str, np.ndarray]]
     evaluators: Mapping[str, Evaluator]
     command: str
+    place: Callable[[Weights], Weights] = lambda weights: weights
+    lane: int = 0
 
 
 class Desk:

@@ -3,13 +3,15 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
-from aigc_jax.core.task import State, Task, Weights, weights
-from aigc_jax.sweep import vectorised
+from aigc_jax.core.task import State, Task, weights
+from aigc_jax.sweep import criterion, vectorised
+from aigc_jax.sweep.criterion import NoMetricError
 from aigc_jax.sweep.desk import Desk, Trial
 from aigc_jax.sweep.halving import Halving
 from aigc_jax.sweep.say import say
@@ -41,8 +43,8 @@ class Group:
     Args:
       task: what all of them learn. trials: at least one; all with the same shapes.
       settings: the section `run` of all, but for the seed. signals: installed by the caller.
-      place: puts one trial's weights where evaluators expect them.
       prepare: changes a fresh state (weights from another run).
+      metric: what trials are judged by, which their evaluations must give; "" for nothing.
       halving: stops the losers on the way, or None. number: trials at the first start, of which
         some may have ended before this one; 0 for those given.
       room: bytes that there are on a device; 0 for no limit.
@@ -59,21 +61,16 @@ class Group:
         *,
         settings: Settings,
         signals: Signals,
-        place: Callable[[Weights], Weights] = lambda weights: weights,
         prepare: Callable[[State], State] | None = None,
+        metric: str = "",
         halving: Halving | None = None,
         number: int = 0,
         room: int = 0,
         say: Callable[[str], None] = say,
     ) -> None:
         self.task, self.settings, self.signals = task, settings, signals
-        self.place, self.prepare, self.halving, self.room, self.say = (
-            place,
-            prepare,
-            halving,
-            room,
-            say,
-        )
+        self.prepare, self.room, self.say = prepare, room, say
+        self.metric, self.halving = metric, halving
         self.number = number or len(trials)
         self.desks = [Desk(trial, settings) for trial in trials]
         self.going = list(self.desks)  # one a row of the state; those that failed stand in it too
@@ -96,13 +93,19 @@ class Group:
         """Trains to the end (returns "") or to a signal (returns its name).
 
         Raises:
-          TooBig: before anything has run or was written.
+          TooBig: before anything has run or was written. NoMetricError: after an evaluation that
+            did not give the metric; all trials are saved.
         """
         try:
             # A program of their own for those that are left is no mistake: nothing is warned of.
             with Ledger(lambda: self.step, lambda line: None) as self._ledger:
                 self._open()
                 return self._steps()
+        except NoMetricError as error:
+            self._save(self.alive)
+            for desk in self.alive:
+                desk.end("stopped", str(error), self.step, self.wall)
+            raise
         finally:
             for desk in self.desks:
                 desk.close()
@@ -244,15 +247,25 @@ class Group:
     # --- what happens at boundaries ----------------------------------------------------------
 
     def _evaluate(self) -> None:
+        lanes: dict[int, list[int]] = {}
         for i, desk in enumerate(self.going):
-            if desk.over:
-                continue
-            judged, row = self.place(weights(vectorised.trial(self.state, i))), {}
-            for evaluate in desk.trial.evaluators.values():
+            if not desk.over:
+                lanes.setdefault(desk.trial.lane, []).append(i)
+        with ThreadPoolExecutor(len(lanes), "evaluation") as pool:
+            for done in [pool.submit(self._evaluate_one_by_one, each) for each in lanes.values()]:
+                done.result()
+
+    def _evaluate_one_by_one(self, rows: list[int]) -> None:
+        for i in rows:
+            trial, row = self.going[i].trial, {}
+            judged = trial.place(weights(vectorised.trial(self.state, i)))
+            for evaluate in trial.evaluators.values():
                 self.signals.raise_if_asked()
                 row.update(evaluate(judged, self.step))
             if row:
-                desk.write(self.step, row, self.wall)
+                self.going[i].write(self.step, row, self.wall)
+                if self.metric:
+                    criterion.check(self.metric, row, trial.workdir)
 
     def _save(self, desks: list[Desk]) -> None:
         for i, desk in enumerate(self.going):

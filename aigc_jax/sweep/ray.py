@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.sweep import exploit
+from aigc_jax.sweep.criterion import NoMetricError
 from aigc_jax.sweep.folder import outcome
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.say import say
@@ -85,7 +86,7 @@ def run(
       0, all are finished or pruned; 3, some failed; 75, stopped by a signal: the same call goes on.
 
     Raises:
-      UserError: Ray isn't installed, or a pruner that doesn't fit.
+      UserError: Ray isn't installed, a pruner that doesn't fit, or a metric that nobody gives.
     """
     _check(planned, pruner)
     _imported()
@@ -177,6 +178,8 @@ class _Job(NamedTuple):
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()  # fmt: skip
+        if watch.fatal:
+            raise NoMetricError(watch.fatal)
         return signals.asked or "", watch.failed
 
     def _order(self, share: float) -> dict[str, Any]:

@@ -75,25 +75,29 @@ class Watch(tune.Callback):
     """Says how trials end, and passes a signal on to all of them.
 
     Attributes:
-      failed: how many trials have.
+      failed: how many trials have. fatal: what makes the sweep senseless, in words.
     """
 
     def __init__(
         self, signals: Signals, asked: Path, metric: str, say: Callable[[str], None]
     ) -> None:
         self._signals, self._asked, self._metric, self._say = signals, asked, metric, say
-        self.failed = 0
+        self.failed, self.fatal = 0, ""
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks for a signal, several times a second."""
-        if self._signals.asked and not self._asked.exists():
-            write_atomic(self._asked, self._signals.asked)
+        asked = self._signals.asked or ("stopped" if self.fatal else "")
+        if asked and not self._asked.exists():
+            write_atomic(self._asked, asked)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Says what came of it."""
         said = trial.last_result
         state = said.get("state", "pruned")
         self.failed += state == "failed"
+        if said.get("fatal"):
+            self.fatal = said["reason"]
+            return
         score = f", {self._metric} {said['score']:.6g}" if "score" in said else ""
         reason = f" ({said['reason']})" if said.get("reason") else ""
         self._say(f"{trial}: {state} at step {said.get('step', 0)}{score}{reason}")

@@ -21,7 +21,7 @@ from ray import tune
 
 from aigc_jax.core import config as configs
 from aigc_jax.errors import UserError
-from aigc_jax.sweep import exploit
+from aigc_jax.sweep import criterion, exploit
 from aigc_jax.train.lock import Lock
 from aigc_jax.train.signals import Early, Signals
 
@@ -58,9 +58,11 @@ class Order(NamedTuple):
 class _Running:
     """A run in a thread, which waits at each evaluation until it is told to go on."""
 
-    def __init__(self, run: Callable[[Signals, Callable[..., None]], Any], order: Order) -> None:
+    def __init__(
+        self, run: Callable[[Signals, Callable[..., None]], Any], order: Order, workdir: Path
+    ) -> None:
         self.signals = Signals(saves=False)
-        self._run, self._order = run, order
+        self._run, self._order, self._workdir = run, order, workdir
         self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._onward = threading.Semaphore(0)
         self._row: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class _Running:
 
     def _told(self, step: int, scores: dict[str, float]) -> None:
         if self._order.metric not in scores:
+            criterion.check(self._order.metric, scores, self._workdir)
             return
         score = float(scores[self._order.metric])
         self._row = {"step": step, "score": self._order.compared(score)}
@@ -83,9 +86,10 @@ class _Running:
         try:
             end = self._run(self.signals, self._told)
             state, reason, row["step"] = end.kind, end.reason, int(end.state.step)
-            if state == "finished" and not self._row:
-                names = ", ".join(end.last)
-                reason = f"no {self._order.metric}; there are {names}"
+            criterion.check(self._order.metric, end.last, self._workdir)
+        except criterion.NoMetricError as error:
+            # True of all trials: the driver stops them, and none has failed by itself.
+            state, reason, row["fatal"] = "stopped", str(error), True
         except (Exception, Early) as error:
             state, reason = "failed", str(error).split("\n")[0] or type(error).__name__
             if not isinstance(error, UserError):
@@ -161,7 +165,7 @@ class Trial(tune.Trainable):
             return {"state": "stopped", "done": True}
         if self._running is None:
             wait_for(self._workdir)
-            self._running = _Running(self._run, self._order)
+            self._running = _Running(self._run, self._order, self._workdir)
         else:
             self._running.onward()
         row = self._running.next()

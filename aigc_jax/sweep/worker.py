@@ -15,10 +15,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from aigc_jax.core import config
-from aigc_jax.core.units import LOOP_METRICS
-from aigc_jax.errors import StorageError, UserError, nearest
-from aigc_jax.report.folder import Run
-from aigc_jax.sweep import folder, plans, trials
+from aigc_jax.errors import StorageError, UserError
+from aigc_jax.sweep import criterion, folder, plans, trials
+from aigc_jax.sweep.criterion import NoMetricError
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.space import Space
 from aigc_jax.train.lock import Lock
@@ -40,10 +39,6 @@ class _Failed(Exception):
 
 class _Taken(Exception):
     """Another process trains in this trial's folder at the moment."""
-
-
-class NoMetricError(UserError):
-    """The evaluations don't give what trials are to be judged by: true of all of them."""
 
 
 class Worker:
@@ -203,7 +198,7 @@ class Worker:
 
             def told(step: int, scores: Mapping[str, float]) -> None:
                 if metric not in scores:
-                    self._check_metric(run, scores)
+                    criterion.check(metric, scores, run.workdir)
                 elif alone and self.prunes and step and not math.isnan(scores[metric]):
                     self._report(trial, step, scores[metric])
                     if trial.should_prune():
@@ -213,24 +208,10 @@ class Worker:
             outcome = self.train(run, signals, told)
         if outcome.kind == "stopped":
             raise optuna.TrialPruned if outcome.reason == "pruned" else _Stopped(outcome.reason)
-        if metric not in outcome.last:
-            self._check_metric(run, outcome.last)
+        criterion.check(metric, outcome.last, run.workdir)
         return float(outcome.last.get(metric, math.nan))
 
     def _report(self, trial: optuna.Trial, step: int, value: float) -> None:
         # What was evaluated before a crash and once more after it counts once.
         if step not in self._frozen().intermediate_values:
             trial.report(float(value), step)
-
-    def _check_metric(self, run: Planned, scores: Mapping[str, float]) -> None:
-        metric = self.sweep.metric
-        if metric.startswith(LOOP_METRICS) and not any(n.startswith(LOOP_METRICS) for n in scores):
-            return  # the loop's own numbers come beside the evaluations'
-        later = Run(run.workdir).protocols  # said before the first step
-        if metric in later:
-            return  # such as the judgement of samples, at the last step only
-        names = [*scores, *(name for name in later if name not in scores)]
-        raise NoMetricError(
-            f"--metric={metric}: the evaluations give {', '.join(names) or 'nothing'}."
-            f"{nearest(metric, names)}"
-        )

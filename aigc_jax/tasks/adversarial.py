@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from aigc_jax.core import averages
 from aigc_jax.core.optim import Hyper, Optimizer
 from aigc_jax.core.task import Batch, Metrics, State, Task, single
 from aigc_jax.generate.batched import Batched
@@ -75,8 +76,8 @@ class Match:
                 kept[helper.name] = helper.frozen(jax.random.fold_in(own, 1), made)
         averaged: dict[str, Tree] = {}
         if self.optimizer.ema:
-            averaged = {"generator": jax.tree.map(jnp.copy, params["generator"])}
-            kept["ema"] = {"generator": jax.tree.map(jnp.copy, kept["generator"])}
+            averaged = {"generator": averages.begin(params["generator"])}
+            kept["ema"] = {"generator": averages.begin(kept["generator"])}
         if self.rules.augment == "ada":
             kept["ada"] = {"p": jnp.zeros(()), "sign": jnp.zeros(())}
         if "lecam" in self.rules.penalties:
@@ -271,10 +272,9 @@ class Match:
         changed = {**state.vars, "generator": kept}
         averaged = state.ema
         if averaged:
-            mix = partial(_mix, state.hyper["ema_decay"])
-            averaged = {"generator": jax.tree.map(mix, averaged["generator"], team["generator"])}
-            old = state.vars["ema"]["generator"]
-            changed["ema"] = {"generator": jax.tree.map(mix, old, kept)}
+            move = partial(averages.move, state.hyper["ema_decay"])
+            averaged = {"generator": move(averaged["generator"], team["generator"])}
+            changed["ema"] = {"generator": move(state.vars["ema"]["generator"], kept)}
         state = state.replace(
             params={**state.params, **team},
             opt={**state.opt, "generator": opt},
@@ -303,7 +303,3 @@ class Match:
             )
             team, opt, _ = self.optimizer.update(grads, opt, team, hyper, state.step)
         return team
-
-
-def _mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    return (decay * old + (1.0 - decay) * new).astype(old.dtype)

@@ -250,14 +250,15 @@ def add_floors(
     if jax.process_index() != 0 or desk.run is None:
         return
     cached = desk.cache / f"{fingerprint[:32]}-{key}.json" if desk.cache else None
-    if cached and cached.is_file():
-        floors = json.loads(cached.read_text())
-    else:
-        floors = make()
-        if cached:
-            with storage_errors(cached):
-                cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(cached, json.dumps(floors, indent=2) + "\n")
+    with kept.making:
+        if cached and cached.is_file():
+            floors = json.loads(cached.read_text())
+        else:
+            floors = make()
+            if cached:
+                with storage_errors(cached):
+                    cached.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(cached, json.dumps(floors, indent=2) + "\n")
     path = desk.run / "floors.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     known[metric] = {**known.get(metric, {}), **floors}

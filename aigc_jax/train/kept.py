@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from aigc_jax.errors import UserError
 from aigc_jax.train.storage import storage_errors, write_atomic
 
 Arrays = dict[str, np.ndarray]
+# Of the trials that are evaluated at the same time one makes it, and the others find it made.
+making = threading.RLock()
 
 
 def keep_arrays(
@@ -25,7 +28,11 @@ def keep_arrays(
       cache: folder, or None to keep nothing. fingerprint: of the data.
       key: a file name that says all else that the arrays depend on.
     """
-    kept = cache / f"{fingerprint[:32]}-{key}.npz" if cache else None
+    with making:
+        return _kept_or_made(cache / f"{fingerprint[:32]}-{key}.npz" if cache else None, make)
+
+
+def _kept_or_made(kept: Path | None, make: Callable[[], Arrays]) -> Arrays:
     if kept and kept.is_file():
         try:
             # From memory: NumPy leaves a file that it can't read open.

@@ -226,9 +226,9 @@ def make(
     return Placement(mesh, _tuples(rules), mapper)
 
 
-def alone() -> Placement:
-    """Everything on the first device, however many there are."""
-    shape = np.array(jax.devices()[:1]).reshape((1,) * len(AXES))
+def alone(index: int = 0) -> Placement:
+    """Everything on one device, the first or another, however many there are."""
+    shape = np.array([jax.devices()[index]]).reshape((1,) * len(AXES))
     return Placement(Mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES)), (), "jit")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,7 +71,8 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None
       StorageError: the disk is full or read-only; the old file is then still whole.
     """
     path = Path(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Of this thread: trials that are evaluated at the same time may keep the same thing.
+    fresh = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
     with storage_errors(path):
         try:
             with open(fresh, "wb") as file:
