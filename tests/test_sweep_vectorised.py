@@ -286,6 +286,17 @@ def test_weights_of_another_run_begin_each_trial(tmp_path: Path) -> None:
     assert begun == pytest.approx(losses(toy.rows(tmp_path / "first"), "validation/loss")[-1])
 
 
+MESHES = """
+import aigc_jax.sweep.vectorised as vectorised
+made = vectorised.mesh_of
+def shown(*args):
+    mesh = made(*args)
+    print("mesh", dict(mesh.shape))
+    return mesh
+vectorised.mesh_of = shown
+"""
+
+
 def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
     whole = "configs/lm/shakespeare_char.py"  # with samples
@@ -296,11 +307,20 @@ def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path
     flags = process.devices(1)
     one = process.aigc(*typed, "--workdir=one", folder=tmp_path, XLA_FLAGS=flags, first=two)
     assert one.code == 0, one.err
+    # Devices that trials leave over share their rows.
+    flags = process.devices(4)
+    four = process.aigc(*typed, "--workdir=four", folder=tmp_path, XLA_FLAGS=flags, first=MESHES)
+    assert four.code == 0, four.err
+    assert "mesh {'trials': 2, 'data': 2}" in four.out
     for seed in ("seed=0", "seed=1"):
-        a, b = (toy.trial(tmp_path / name, seed) for name in ("spread", "one"))
-        devices = [json.loads((run / "env.json").read_text())["devices"] for run in (a, b)]
-        assert (devices[0]["count"], devices[1]["count"]) == (2, 1)
-        np.testing.assert_allclose(losses(toy.rows(a)), losses(toy.rows(b)), rtol=1e-4)
+        a, b, c = (toy.trial(tmp_path / name, seed) for name in ("spread", "one", "four"))
+        devices = [json.loads((run / "env.json").read_text())["devices"] for run in (a, b, c)]
+        assert [said["count"] for said in devices] == [2, 1, 4]
+        for name in ("train/loss", "validation/loss"):
+            for other in (a, c):
+                np.testing.assert_allclose(
+                    losses(toy.rows(other), name), losses(toy.rows(b), name), rtol=1e-4
+                )
 
 
 def test_the_compiler_s_cache_is_there_though_jax_was_imported_first(tmp_path: Path) -> None:

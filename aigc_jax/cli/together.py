@@ -146,6 +146,7 @@ def _one_program(
             metric=metric,
             halving=halving,
             number=len(members),
+            split=not alone,  # pretended devices share the cores already
             room=memory.room(),
         )
         signals.saves = True
@@ -201,7 +202,7 @@ def _trials(
             data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=seed)
             by_seed[seed] = (data, (mixed or _own)(data, seed))
         data, batch_at = by_seed[seed]
-        lane = i % len(lanes)
+        lane = i * len(lanes) // len(left)  # where its state is, if their number is even
         own = built._replace(config=plain, settings=settings, data=data, placement=lanes[lane])
         train.check_data(own, folder, [])
         train.write_folder(own, folder, where)

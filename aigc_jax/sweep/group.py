@@ -47,6 +47,7 @@ class Group:
       metric: what trials are judged by, which their evaluations must give; "" for nothing.
       halving: stops the losers on the way, or None. number: trials at the first start, of which
         some may have ended before this one; 0 for those given.
+      split: devices that trials leave over share the rows of each trial's batches.
       room: bytes that there are on a device; 0 for no limit.
       say: takes a line for the person who watches.
 
@@ -65,11 +66,12 @@ class Group:
         metric: str = "",
         halving: Halving | None = None,
         number: int = 0,
+        split: bool = False,
         room: int = 0,
         say: Callable[[str], None] = say,
     ) -> None:
         self.task, self.settings, self.signals = task, settings, signals
-        self.prepare, self.room, self.say = prepare, room, say
+        self.prepare, self.split, self.room, self.say = prepare, split, room, say
         self.metric, self.halving = metric, halving
         self.number = number or len(trials)
         self.desks = [Desk(trial, settings) for trial in trials]
@@ -112,6 +114,11 @@ class Group:
 
     # --- beginning ---------------------------------------------------------------------------
 
+    def _mesh(self) -> Any:
+        """Where the states of those that go on live."""
+        rows = next(iter(self.going[0].trial.batch_at(0).values())).shape[0] if self.split else 1
+        return vectorised.mesh_of(len(self.going), rows)
+
     def _compile(self) -> None:
         """Makes the program for the rows that the state has now."""
         trials = [desk.trial for desk in self.going]
@@ -121,7 +128,9 @@ class Group:
         arrays = {f"{i}/{name}": x for i in range(copies) for name, x in shapes.items()}
         most = capacity(self.settings.steps_per_call, arrays)
         step = guard.guarded_step(self.task.step, policy="skip", spike=self.settings.spike)
-        self.program = vectorised.build(step, self.state, shapes, most, shared=self.shared)
+        self.program = vectorised.build(
+            step, self.state, shapes, most, self._mesh(), shared=self.shared
+        )
 
     def _open(self) -> None:
         """Makes or restores the states, compiles, opens the logs."""
@@ -136,11 +145,11 @@ class Group:
             # All were saved together, so one speaks for all.
             self.evaluated = notes[0]["evaluated"]
         else:
-            self.state = vectorised.begin(init, trials)
+            self.state = vectorised.begin(init, trials, self._mesh())
             if self.prepare is not None:
                 rows = range(len(trials))
                 self.state = vectorised.stack(
-                    [self.prepare(vectorised.trial(self.state, i)) for i in rows]
+                    [self.prepare(vectorised.trial(self.state, i)) for i in rows], self._mesh()
                 )
         self._compile()
         if self.room and self.program.size > self.room and len(trials) > 1:
@@ -159,7 +168,7 @@ class Group:
         here = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), target)
         found = [desk.store.restore(target, here, self.step) for desk in self.going]
         parts, notes = zip(*[pair for pair in found if pair is not None], strict=True)
-        return vectorised.stack(parts), list(notes)
+        return vectorised.stack(parts, self._mesh()), list(notes)
 
     # --- the loop ----------------------------------------------------------------------------
 
@@ -284,8 +293,9 @@ class Group:
         rows = [i for i, desk in enumerate(self.going) if not desk.over]
         if 2 * len(rows) > len(self.going) or not rows or self.step >= self.settings.steps:
             return
+        parts = [vectorised.trial(self.state, i) for i in rows]
         self.going = [self.going[i] for i in rows]
-        self.state = vectorised.stack([vectorised.trial(self.state, i) for i in rows])
+        self.state = vectorised.stack(parts, self._mesh())
         self._compile()
         self.say(f"step {self.step}  {len(rows)} trials go on in a program of their own")
 

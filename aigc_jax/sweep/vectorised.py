@@ -37,38 +37,47 @@ class Together(NamedTuple):
     size: int
 
 
-def mesh_of(number: int) -> Mesh:
-    """As many devices as divide the number of trials: each has its own, and nothing passes between
-    them.
+def mesh_of(number: int, rows: int = 1) -> Mesh:
+    """Spreads trials over as many devices as divide their number: nothing passes between them. Of
+    the devices that are left as many as divide the rows of a batch share those of a trial.
+
+    Args:
+      number: of trials. rows: of a batch; 1 to leave batches whole.
     """
-    count = max(n for n in range(1, jax.device_count() + 1) if number % n == 0)
-    devices = jax.devices()[:count]
-    return jax.make_mesh((count,), ("trials",), (AxisType.Auto,), devices=devices)
-
-
-def _spread(number: int) -> NamedSharding:
-    return NamedSharding(mesh_of(number), PartitionSpec("trials"))
+    total = jax.device_count()
+    apart = max(n for n in range(1, total + 1) if number % n == 0)
+    shared = max(n for n in range(1, total // apart + 1) if rows % n == 0)
+    return jax.make_mesh(
+        (apart, shared), ("trials", "data"), (AxisType.Auto,) * 2,
+        devices=jax.devices()[: apart * shared],
+    )  # fmt: skip
 
 
 def begin(
-    init: Callable[..., State], trials: Sequence[tuple[int, Mapping[str, float]]]
-) -> State:  # fmt: skip
+    init: Callable[..., State], trials: Sequence[tuple[int, Mapping[str, float]]], mesh: Mesh
+) -> State:
     """Makes the first states of trials, one index a trial.
 
     Args:
       init: (key, hyper) -> State, of one trial. trials: (seed, hyper) of each.
+      mesh: from `mesh_of`.
     """
     keys = jnp.stack([jax.random.key(seed) for seed, _ in trials])
     hyper = {
         name: np.array([numbers[name] for _, numbers in trials], np.float32)
         for name in trials[0][1]
     }
-    return jax.jit(jax.vmap(init), out_shardings=_spread(len(trials)))(keys, hyper)
+    where = NamedSharding(mesh, PartitionSpec("trials"))
+    return jax.jit(jax.vmap(init), out_shardings=where)(keys, hyper)
 
 
 def trial(stacked: Tree, i: int) -> Tree:
-    """Returns one trial's part of a stacked tree, on the first device."""
-    return jax.device_put(_row(stacked, np.int32(i)), jax.devices()[0])
+    """Returns one trial's part of a stacked tree, on a device that holds it."""
+    leaves, shape = jax.tree.flatten(stacked)
+    held = [shard.index[0].indices(len(leaves[0])) for shard in leaves[0].addressable_shards]
+    place = next(k for k, (begin, end, _) in enumerate(held) if begin <= i < end)
+    local = [leaf.addressable_shards[place].data for leaf in leaves]
+    return _row(jax.tree.unflatten(shape, local), np.int32(i - held[place][0]))
 
 
 @jax.jit
@@ -76,27 +85,32 @@ def _row(stacked: Tree, i: jax.Array) -> Tree:
     return jax.tree.map(lambda x: x[i], stacked)
 
 
-def stack(parts: Sequence[Tree]) -> Tree:
-    """Puts the trees of single trials together, spread over the devices."""
-    where = _spread(len(parts))
-    return jax.tree.map(lambda *x: jax.device_put(jnp.stack(x), where), *parts)
+def stack(parts: Sequence[Tree], mesh: Mesh) -> Tree:
+    """Puts the trees of single trials together, spread over the devices of a mesh."""
+    where, first = NamedSharding(mesh, PartitionSpec("trials")), jax.devices()[0]
+
+    def together(*rows: jax.Array) -> jax.Array:
+        return jax.device_put(jnp.stack(jax.device_put(list(rows), first)), where)
+
+    return jax.tree.map(together, *parts)
 
 
 def build(
-    step: Step, state: State, shapes: Mapping[str, Any], most: int, *, shared: bool
-) -> Together:  # fmt: skip
+    step: Step, state: State, shapes: Mapping[str, Any], most: int, mesh: Mesh, *, shared: bool
+) -> Together:
     """Compiles the common step.
 
     Args:
       step: of one trial. state: of N, or its shapes. shapes: of one trial's batch, by name.
-      most: K. shared: all trials see the same batches, so these are there once.
+      most: K. mesh: where the state is. shared: all trials see the same batches, so these are
+        there once.
     """
     number = jax.tree.leaves(state)[0].shape[0]
-    mesh = mesh_of(number)
     by_trial = NamedSharding(mesh, PartitionSpec("trials"))
     by_step = NamedSharding(mesh, PartitionSpec(None, "trials"))
     whole = NamedSharding(mesh, PartitionSpec())
-    rows = whole if shared else by_step
+    dims = (None, "data") if shared else (None, "trials", "data")
+    rows = NamedSharding(mesh, PartitionSpec(*dims))
 
     several = jax.vmap(step, in_axes=(0, None if shared else 0))
     lead = () if shared else (number,)
