@@ -314,8 +314,16 @@ def test_modes_by_hand() -> None:
     found = gaussian_modes(x, centers, 0.1)
     share = np.array([4, 1, 1]) / 6
     kl = (share * np.log(share * 4)).sum()
-    assert found == pytest.approx((2, 4 / 6, kl))
-    assert counted_modes(np.array([0, 0, 5]), 6)[:2] == (2, None)
+    assert found == pytest.approx((2, 2, 4 / 6, kl))
+    assert counted_modes(np.array([0, 0, 5]), 6)[:3] == (2, 2, None)
+    # A mode is covered by a fifth of its even share: here of 50, so 10 samples are just enough.
+    for rare, covered in ((9, 1), (10, 2)):
+        mode = np.repeat([0, 1], [100 - rare, rare])
+        assert counted_modes(mode, 2)[:2] == (2, covered)
+    # Two of these are not good, which leaves too few.
+    x = np.repeat(centers[:2], [90, 10], 0)
+    x[-2:] += 0.4
+    assert gaussian_modes(x, centers[:2], 0.1)[:2] == (2, 1)
     assert reverse_kl(np.arange(7), 7) == pytest.approx(0)
     assert reverse_kl(np.zeros(7, int), 7) == pytest.approx(np.log(7))
 
@@ -326,7 +334,9 @@ def test_real_data_have_the_figures_of_the_table() -> None:
     draw = np.random.default_rng(0)
     x = centers[draw.integers(0, 8, 250_000)] + 0.01 * draw.normal(size=(250_000, 2))
     found = gaussian_modes(x, centers, 0.01)
-    assert found.found == 8
+    assert found.found == found.covered == 8
+    noise = gaussian_modes(draw.uniform(-1.1, 1.1, (2500, 2)), centers, 0.01)
+    assert noise.found > noise.covered == 0
     assert found.quality == pytest.approx(1 - np.exp(-4.5), abs=2e-3)  # .9889
     few = [
         gaussian_modes(x[i : i + 2500], centers, 0.01).reverse_kl for i in range(0, 250_000, 2500)

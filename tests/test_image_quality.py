@@ -281,7 +281,7 @@ def mixture(folder: Path, **changes: Any) -> Any:
 
 def test_modes_of_a_mixture(tmp_path: Path) -> None:
     found = modes.make(mixture(tmp_path), number=50)(None, 100)
-    assert found["modes/found"] == 2
+    assert found["modes/found"] == found["modes/covered"] == 2
     assert 0.5 < found["modes/quality"] < 0.8
     floors = json.loads((tmp_path / "run" / "floors.json").read_text())
     assert floors["modes/found"]["real (validation)"] == 3
@@ -312,7 +312,8 @@ def test_modes_of_stacked_digits(tmp_path: Path) -> None:
 
     handed = context(tmp_path, data=data, sample=sample)
     found = modes.make(handed, number=40, classifier="runs/judge")(None, 100)
-    assert found == {"modes/found": 2, "modes/reverse_kl": pytest.approx(np.log(27 / 2))}
+    kl = pytest.approx(np.log(27 / 2))
+    assert found == {"modes/found": 2, "modes/covered": 2, "modes/reverse_kl": kl}
     real = json.loads((tmp_path / "run" / "floors.json").read_text())["modes/found"]
     assert real["real (validation)"] > 15
     with pytest.raises(UserError, match="needs a classifier of one channel"):

@@ -5,6 +5,7 @@ The meshes have a process of their own each, since the number of devices is set 
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import process
 import pytest
+from test_resume import at
 
 from aigc_jax.core import tree
 from aigc_jax.core.task import State
@@ -33,37 +35,65 @@ def curve(run: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on 8x1 devices, and copies of it that have come to step 6 of 12."""
+    """A run on 8x1 devices, and one that was killed as step 9 began; it had saved at 6."""
     home = tmp_path_factory.mktemp("home")
     process.recipe(home, samples=False)
     done = process.aigc(*words("whole"), folder=home, XLA_FLAGS=process.devices(8))
     assert done.code == 0, done.err
-    for name in ("4x2", "2x1", "1"):
-        shutil.copytree(home / "whole", home / name)
-        shutil.rmtree(home / name / "checkpoints" / "12")
+    ninth = at("aigc_jax.train.loop", "Loop._advance", "SIGKILL", nth=9)
+    dead = process.aigc(
+        *words("killed"), folder=home, first=SEALED + ninth, XLA_FLAGS=process.devices(8)
+    )
+    assert dead.code == -signal.SIGKILL, dead.err
+    assert [p.name for p in (home / "killed/checkpoints").iterdir() if p.is_dir()] == ["6"]
     return home
+
+
+# A save goes on in the background; the tests want it done before the kill.
+SEALED = """
+from aigc_jax.train.loop import Loop
+save = Loop._save
+def sealed(self):
+    save(self)
+    self.checkpoints.finish()
+Loop._save = sealed
+"""
 
 
 def words(run: str, *more: str) -> list[str]:
     return ["train", "recipe.py", f"--workdir={run}", "--config.run.batch_size=8",
             "--config.run.keep=5", "--config.run.save_every=6", "--config.run.log_every=1",
-            "--config.run.eval_every=0", *more]  # fmt: skip
+            "--config.run.eval_every=0", "--config.run.steps_per_call=1", *more]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "more"),
-    [("4x2", 8, ("--config.mesh.fsdp=2", "--allow-change=mesh")), ("2x1", 2, ()), ("1", 1, ())],
-)
-def test_a_run_goes_on_on_another_mesh(
-    home: Path, name: str, count: int, more: tuple[str, ...]
-) -> None:
+def changed(path: str, value: Any) -> tuple[str, str]:
+    return f"--config.{path}={value}", f"--allow-change={path}"
+
+
+# What it goes on with, on how many devices, how near its curve is to the undisturbed one.
+MOVES = {
+    "4x2": (changed("mesh.fsdp", 2), 8, 2e-6),
+    "2x1": ((), 2, 2e-6),
+    "1": ((), 1, 2e-6),
+    "two processes": (("--processes=2",), 1, 2e-6),
+    "scanned layers": (changed("task.model.scan", True), 1, 2e-6),
+    "bfloat16 parameters": (changed("task.model.param_dtype", "bfloat16"), 1, 1e-2),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_killed_run_goes_on_in_another_form_on_the_same_curve(home: Path, name: str) -> None:
+    more, count, near = MOVES[name]
+    shutil.copytree(home / "killed", home / name)
     went = process.aigc(*words(name, *more), folder=home, XLA_FLAGS=process.devices(count))
     assert went.code == 0, went.err
     assert f"resumed {name} at step 6" in went.out
     expected, got = curve(home / "whole"), curve(home / name)
     assert len(expected) == len(got) == 12
     assert got[:6] == expected[:6]
-    np.testing.assert_allclose(got[6:], expected[6:], rtol=2e-6)
+    np.testing.assert_allclose(got[6:], expected[6:], rtol=near)
+    # One that does not go on from where it was is farther away.
+    assert abs(expected[6] - expected[0]) > 2 * near * expected[0]
 
 
 def test_a_changed_mesh_is_refused_with_what_permits_it(home: Path) -> None:
@@ -233,13 +263,15 @@ from pathlib import Path
 from aigc_jax.core.task import State
 from aigc_jax.train.checkpoint import Checkpoints
 
-LAYERS, WIDTH = 12, 2048  # 12 x 16 MiB
+LAYERS, WIDTH = 4, 1024
+PARTS = {"a": 2, "b": 1, "c": 4, "d": 1, "e": 3, "f": 1}  # stacks of 16 to 64 MiB, 192 in all
 
 
 def state(form):
-    one = lambda i: {"kernel": jnp.full((WIDTH, WIDTH), float(i))}
+    whole = {part: (size * WIDTH, WIDTH) for part, size in PARTS.items()}
+    one = lambda i: {part: {"kernel": jnp.full(shape, float(i))} for part, shape in whole.items()}
     if form == "scanned":
-        net = {"blocks": {"kernel": jnp.zeros((LAYERS, WIDTH, WIDTH))}}
+        net = {"blocks": {p: {"kernel": jnp.zeros((LAYERS, *s))} for p, s in whole.items()}}
     else:
         net = {f"block_{i}": one(i) for i in range(LAYERS)}
     return State(jnp.int32(1), jax.random.key(0), {"model": net}, {}, {}, {}, {})
@@ -248,7 +280,7 @@ def state(form):
 what, folder, form = sys.argv[1:]
 checkpoints = Checkpoints(Path(folder))
 if what == "save":
-    checkpoints.save(state("unrolled"), {}, {})
+    checkpoints.save(state(form), {}, {})
     checkpoints.finish()
 else:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -264,18 +296,21 @@ checkpoints.close()
 """
 
 
-def test_a_restore_needs_one_copy_in_host_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["unrolled", "scanned"])
+@pytest.mark.parametrize("wanted", ["unrolled", "scanned"])
+def test_a_restore_needs_one_copy_in_host_memory(kept: str, wanted: str, tmp_path: Path) -> None:
     (tmp_path / "memory.py").write_text(MEMORY)
 
     def run(*more: str) -> str:
         ended = subprocess.run(
             [sys.executable, str(tmp_path / "memory.py"), *more], capture_output=True, text=True,
             env={"PYTHONPATH": str(process.HOUSE), "PATH": "/usr/bin:/bin",
-                 "HOME": str(tmp_path), "PYTHONWARNINGS": "error"},
+                 "HOME": str(tmp_path), "PYTHONWARNINGS": "error",
+                 "MALLOC_MMAP_THRESHOLD_": "1048576"},  # what is freed counts as free
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    run("save", str(tmp_path / "checkpoints"), "unrolled")
-    # Of 201 MB: one copy (1.44 was measured, with what is under way from the files), never two.
-    assert float(run("restore", str(tmp_path / "checkpoints"), "unrolled")) < 1.75
+    run("save", str(tmp_path / "checkpoints"), kept)
+    # Of 201 MB: one copy, and the few arrays that are being read; the largest is a third of all.
+    assert float(run("restore", str(tmp_path / "checkpoints"), wanted)) < 1.5

@@ -242,6 +242,12 @@ def test_reproduce_goes_on_judges_and_is_verified(
     home = here / "experiments/results/toy"
     assert "to run: 5 trials" in said(capsys, "reproduce", "toy", "--dry-run")
     assert not (here / "runs").exists()
+    # The page of a study that nobody has run says just that.
+    said(capsys, "reproduce", "toy", "--page")
+    page = (home / "README.md").read_text()
+    assert "## cpu: not run" in page and "| plain | 2.900 | | not run |" in page
+    assert [path.name for path in home.iterdir()] == ["README.md"]
+    assert not (here / "runs").exists()
 
     # Cut short after two trials: the row that is whole is judged, the others are not.
     monkeypatch.setattr(launch, "launch", lambda *a, **k: one_by_one(*a, stop_after=2, **k))
@@ -426,6 +432,21 @@ def test_a_row_alone_and_what_others_wrote_stay(
     text = page.read_text()
     assert text.startswith("# Mine\n\nBefore.\n\n") and text.endswith("\nAfter.\n")
     assert text.count(writeup.BEGIN) == 1
+
+
+def test_a_scale_with_a_metric_of_its_own_has_a_picture(tmp_path: Path) -> None:
+    """The study's first metric may not be measured there at all."""
+    path = tmp_path / "two.py"
+    own = '"few": {"direction": "minimize", "protocol": "a few rows"}'
+    text = TOY.replace('{"oracle": 0.1}}}', f'{{"oracle": 0.1}}}}, {own}}}')
+    path.write_text(text.replace('"cost": "seconds"', '"cost": "seconds", "metric": "few"'))
+    read = study.read(path)
+    row = {"row": "ours", "metric": "few", "chosen": True, "point": {}, "published": None,
+           "values": [1.0, 2.0], "mean": 1.5, "interval_95": [1.0, 2.0]}  # fmt: skip
+    for name, drawn in (("cpu", True), ("smoke", False)):
+        out = tmp_path / f"{name}.png"
+        found = writeup.draw(read, read.scales[name], {"rows": [row]}, analyses.Found({}), out)
+        assert found == out.is_file() == drawn
 
 
 def test_a_smoke_run_is_no_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,7 +134,7 @@ def test_a_metric_that_nobody_gives_stops_all_before_the_first_step(tmp_path: Pa
     with pytest.raises(UserError, match="Did you mean 'validation/loss'"):
         together.run(planned, tmp_path, metric="validation/los")
     said = [toy.status(trial.workdir) for trial in planned]
-    assert [(s["state"], s["step"]) for s in said] == [("stopped", 0)] * 2
+    assert [(s["state"], s["step"]) for s in said] == [("failed", 0)] * 2
     assert all("validation/los" in s["reason"] for s in said)
     # With the right one, the same trials go on.
     assert together.run(planned, tmp_path, metric="validation/loss") == 0

@@ -30,6 +30,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="ROW",
                         help="run this row alone; may be repeated")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
+    parser.add_argument("--page", action="store_true",
+                        help="run nothing; write README.md of what the record has, at all"
+                        " scales")  # fmt: skip
     parser.set_defaults(run=run, overrides=[])
 
 
@@ -40,6 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from aigc_jax.train.storage import storage_errors, write_atomic
 
     study = studies.read(studies.find(args.study))
+    if args.page:
+        if args.dry_run or args.only:
+            raise UserError("--page writes the whole page and runs nothing; use it without"
+                            " --dry-run and --only.")  # fmt: skip
+        return _page(study, args.results or home(study))
     scale = chosen(study.scales, args.scale, f"{study.name} has no scale")
     for name in args.only:
         chosen({row.name: row for row in study.rows}, name, f"{study.name} has no row")
@@ -124,6 +132,7 @@ def _typed(args: argparse.Namespace) -> str:
 def _write(
     study: Any, scale: Any, jobs: Sequence[Any], folder: Path, command: str, wall: float
 ) -> None:
+    """Judges what was run and writes it down; nothing where nothing was."""
     from aigc_jax.sweep import analyses, record, verdicts, writeup
     from aigc_jax.train.storage import storage_errors, write_atomic
 
@@ -148,11 +157,22 @@ def _write(
         return
     whole["scales"][scale.name] = merged
     with storage_errors(folder):
-        writeup.draw(study, merged, found, folder / f"{scale.name}.png")
+        writeup.draw(study, scale, merged, found, folder / f"{scale.name}.png")
+    # The page last: whoever finds it finds what it speaks of.
+    write_atomic(folder / "record.json", record.as_json(whole))
+    _page(study, folder)
+
+
+def _page(study: Any, folder: Path) -> int:
+    """Writes README.md from the record; words outside of what the command writes stay."""
+    from aigc_jax.sweep import record, writeup
+    from aigc_jax.train.storage import storage_errors, write_atomic
+
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: f"{name}.png" for name in study.scales if (folder / f"{name}.png").is_file()}
     page = folder / "README.md"
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    # The page last: whoever finds it finds what it speaks of.
-    write_atomic(folder / "record.json", record.as_json(whole))
     write_atomic(page, writeup.readme(study, record.load(folder / "record.json"), before, pictures))
-    print(f"{folder}: README.md, record.json")
+    print(f"{page} is written.")
+    return 0

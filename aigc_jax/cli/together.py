@@ -15,6 +15,7 @@ from aigc_jax.sweep.plans import Planned
 from aigc_jax.sweep.say import say
 
 FAILED = 3  # some trials failed, the others are done
+_LANES = 8  # evaluations at the same time: each may hold what an evaluator gathers
 Mixed = Callable[[Any, int], Callable[[int], Any]]
 
 
@@ -182,7 +183,8 @@ def _trials(
     """Writes the run folders and makes what each trial needs; trials of one seed share data.
 
     Args:
-      alone: each trial is evaluated on one device, as many at a time as there are devices; else
+      alone: each trial is evaluated on one device, as many at a time as there are devices, but
+        for a few; else
         one after another, with their batches spread over all devices.
     """
     import jax
@@ -191,7 +193,8 @@ def _trials(
     from aigc_jax.train import evaluation, sharding
     from aigc_jax.train.environment import environment
 
-    lanes = [sharding.alone(i) for i in range(jax.device_count())] if alone else [built.placement]
+    count = min(jax.device_count(), _LANES)
+    lanes = [sharding.alone(i) for i in range(count)] if alone else [built.placement]
     where, trials = environment(), []
     by_seed: dict[int, tuple[Any, Callable[[int], Any]]] = {}
     for i, member in enumerate(left):
@@ -202,7 +205,7 @@ def _trials(
             data = config.build("data", plain["data"], batch_size=settings.batch_size, seed=seed)
             by_seed[seed] = (data, (mixed or _own)(data, seed))
         data, batch_at = by_seed[seed]
-        lane = i * len(lanes) // len(left)  # where its state is, if their number is even
+        lane = i * len(lanes) // len(left)  # where its state is, if the devices divide them
         own = built._replace(config=plain, settings=settings, data=data, placement=lanes[lane])
         train.check_data(own, folder, [])
         train.write_folder(own, folder, where)

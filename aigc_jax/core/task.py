@@ -187,16 +187,16 @@ def supervised(
         grads, weight = jax.grad(drawn_loss, has_aux=True)(
             state.params, state.vars, first, jax.random.fold_in(key, _LABELS)
         )
-        grads, weight = replicas.total((grads, weight))
+        grads, weight = replicas.total((tree.widened(grads), weight))
         return jax.tree.map(lambda g: jnp.square(g) / jnp.maximum(weight, 1e-30), grads)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = replicas.own(jax.random.fold_in(state.key, state.step))
         grads, metrics, variables = gradients(state, batch, key)
-        grads, metrics = replicas.total((grads, metrics))
+        grads, metrics = replicas.total((tree.widened(grads), metrics))
         variables = replicas.mean(variables)
         weight = jnp.maximum(metrics["loss"][1], 1e-30)
-        grads = jax.tree.map(lambda g: g / weight, tree.widened(grads))
+        grads = jax.tree.map(lambda g: g / weight, grads)
         params, opt, stats = optimizer.update(
             grads, state.opt["main"], state.params, state.hyper, state.step,
             curvature=partial(curvature, state, batch, key) if drawn_loss else None,

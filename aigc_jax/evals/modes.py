@@ -28,7 +28,9 @@ def make(
     """Makes an evaluator that counts the modes of samples.
 
     For points of a mixture whose centers are known (facts `centres` [K, D] and `sigma`):
-    "TITLE/found" modes of K, "TITLE/quality" the share within 3 sigma, "TITLE/reverse_kl" in nats.
+    "TITLE/found" modes of K with a sample within 3 sigma, "TITLE/covered" those with so many of
+    these as a fifth of an even share of all samples, "TITLE/quality" the share within 3 sigma,
+    "TITLE/reverse_kl" in nats.
     For images: a trained classifier names the class of each channel; the modes are all combinations
     (1,000 for three stacked digits, the classes themselves for gray images), and there is no
     "TITLE/quality". RUN/floors.json gets what real data have, and what noise has.
@@ -60,12 +62,12 @@ def make(
     protocol |= {"data": context.data.fingerprint, "split": split, "number": number, "seed": seed}
 
     def named(found: Modes) -> dict[str, float]:
-        values: dict[str, float] = {"found": found.found, "reverse_kl": found.reverse_kl}
-        if found.quality is not None:
-            values["quality"] = found.quality
+        values = {name: v for name, v in found._asdict().items() if v is not None}
         return {f"{title}/{name}": value for name, value in values.items()}
 
-    names = ["found", "reverse_kl"] + ["quality"] * (facts.get("unit") == "points")
+    names = [*Modes._fields]
+    if facts.get("unit") != "points":
+        names.remove("quality")
     for name in names:  # before the run, since it may be refused
         context.add_protocol(f"{title}/{name}", protocol)
 

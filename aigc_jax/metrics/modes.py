@@ -6,13 +6,22 @@ import numpy as np
 
 from aigc_jax.errors import UserError
 
+COVERED = 0.2  # of a mode's even share
+
 
 class Modes(NamedTuple):
-    """found: modes with at least one (high-quality) sample. quality: share of the samples within
-    3 sigma of their mode, or None where that is not defined. reverse_kl: nats.
+    """What samples reach.
+
+    Attributes:
+      found: modes with at least one (high-quality) sample.
+      covered: modes with so many of these as a fifth of an even share of all samples. Noise finds
+        most modes of a grid and covers none.
+      quality: share of the samples within 3 sigma of their mode, or None where that is not defined.
+      reverse_kl: nats.
     """
 
     found: int
+    covered: int
     quality: float | None
     reverse_kl: float
 
@@ -41,8 +50,10 @@ def gaussian_modes(x_ND: np.ndarray, centers_KD: np.ndarray, sigma: float) -> Mo
     squared_NK = (way**2).sum(-1)
     mode_N = squared_NK.argmin(1)
     good_N = squared_NK.min(1) <= (3.0 * sigma) ** 2
-    found = len(np.unique(mode_N[good_N]))
-    return Modes(found, float(good_N.mean()), reverse_kl(mode_N, len(centers_KD)))
+    good_K = np.bincount(mode_N[good_N], minlength=len(centers_KD))
+    return Modes(
+        *_reached(good_K, len(x_ND)), float(good_N.mean()), reverse_kl(mode_N, len(centers_KD))
+    )
 
 
 def counted_modes(mode_N: np.ndarray, count: int) -> Modes:
@@ -51,7 +62,13 @@ def counted_modes(mode_N: np.ndarray, count: int) -> Modes:
     Args:
       mode_N: int, in [0, count). count: modes that there are, all equally likely in the data.
     """
-    return Modes(len(np.unique(mode_N)), None, reverse_kl(mode_N, count))
+    found, covered = _reached(np.bincount(mode_N, minlength=count), len(mode_N))
+    return Modes(found, covered, None, reverse_kl(mode_N, count))
+
+
+def _reached(good_K: np.ndarray, number: int) -> tuple[int, int]:
+    """Modes found and modes covered, of the good samples in each; `number`: of all samples."""
+    return int((good_K > 0).sum()), int((good_K >= COVERED * number / len(good_K)).sum())
 
 
 def reverse_kl(mode_N: np.ndarray, count: int) -> float:

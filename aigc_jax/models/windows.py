@@ -3,7 +3,8 @@
 XLA's CPU backend runs a transposed convolution, and the gradients of any convolution, many times
 slower than the matrix products that they equal. Laid out whole, the windows of a batch are up to
 sixteen times as large as the batch, and moving them costs as much as multiplying them; so they are
-made, multiplied and forgotten for a few pictures at a time, which stay in the cache.
+made, multiplied and forgotten for a few pictures at a time, which stay in the cache (under `vmap`,
+as many for each of its rows).
 
 A form lays out each window of a picture as a row, which is linear: rows(x). Of it three maps are
 made, each linear in both of its arguments, and each the derivative of the others, so that gradients
@@ -79,11 +80,15 @@ def matched(form: Form, x_BHWC: jax.Array, y: jax.Array) -> jax.Array:
         return _contracted(_flat(y), _flat(form.rows(x_BHWC)))
     xs, ys = _split(x_BHWC, number), _split(y, number)
 
-    def some(i: jax.Array, total: jax.Array) -> jax.Array:
-        return total + _contracted(_flat(ys[:, i]), _flat(form.rows(xs[:, i])))
+    kind = jnp.result_type(x_BHWC, y)
 
-    zero = jnp.zeros((y.shape[-1], window), jnp.result_type(x_BHWC, y))
-    return lax.fori_loop(0, number, some, zero)
+    def some(i: jax.Array, total: jax.Array) -> jax.Array:
+        part = _contracted(_flat(ys[:, i]), _flat(form.rows(xs[:, i])))
+        return total + part.astype(total.dtype)
+
+    # Parts of a sum in bfloat16 would be lost in it.
+    zero = jnp.zeros((y.shape[-1], window), jnp.promote_types(kind, jnp.float32))
+    return lax.fori_loop(0, number, some, zero).astype(kind)
 
 
 def _contracted(y_NF: jax.Array, x_NK: jax.Array) -> jax.Array:
@@ -153,6 +158,8 @@ def _number(pixels: tuple[int, ...], form: Form, window: int, least: int = 0) ->
       pixels: the shape of the pictures. window: values of each. least: bytes a part should have.
     """
     batch, height, width, _ = pixels
+    if not isinstance(batch, int):  # an exported program leaves the number open
+        return 1
     size = 4 * batch * (height // form.stride) * (width // form.stride) * window
     devices = math.prod(map(parts, ROWS))
     pictures = batch // devices if batch % devices == 0 else 1

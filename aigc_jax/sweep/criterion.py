@@ -32,6 +32,7 @@ def check(metric: str, scores: Mapping[str, float], workdir: Path) -> None:
         return
     names = [*scores, *(name for name in later if name not in scores)]
     raise NoMetricError(
-        f"--metric={metric}: the evaluations give {', '.join(names) or 'nothing'}."
+        f"trials are to be judged by '{metric}', and the evaluations give"
+        f" {', '.join(names) or 'nothing'}."
         f"{nearest(metric, names)}"
     )

@@ -1,6 +1,7 @@
 """A group of trials that run as one program, each with a run folder as if it had run alone."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ class Group:
         except NoMetricError as error:
             self._save(self.alive)
             for desk in self.alive:
-                desk.end("stopped", str(error), self.step, self.wall)
+                desk.end("failed", str(error), self.step, self.wall)
             raise
         finally:
             for desk in self.desks:
@@ -116,7 +117,7 @@ class Group:
 
     def _mesh(self) -> Any:
         """Where the states of those that go on live."""
-        rows = next(iter(self.going[0].trial.batch_at(0).values())).shape[0] if self.split else 1
+        rows = self.settings.batch_size if self.split else 1
         return vectorised.mesh_of(len(self.going), rows)
 
     def _compile(self) -> None:
@@ -260,12 +261,26 @@ class Group:
         for i, desk in enumerate(self.going):
             if not desk.over:
                 lanes.setdefault(desk.trial.lane, []).append(i)
+        failed = threading.Event()
         with ThreadPoolExecutor(len(lanes), "evaluation") as pool:
-            for done in [pool.submit(self._evaluate_one_by_one, each) for each in lanes.values()]:
-                done.result()
+            ends = [pool.submit(self._evaluate_some, rows, failed) for rows in lanes.values()]
+        errors = [error for end in ends if (error := end.exception())]
+        # What went wrong comes before a signal that another lane has seen.
+        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+            raise error
 
-    def _evaluate_one_by_one(self, rows: list[int]) -> None:
+    def _evaluate_some(self, rows: list[int], failed: threading.Event) -> None:
+        """Evaluates trials one after another, until one of any lane fails."""
+        try:
+            self._evaluate_rows(rows, failed)
+        except BaseException:
+            failed.set()
+            raise
+
+    def _evaluate_rows(self, rows: list[int], failed: threading.Event) -> None:
         for i in rows:
+            if failed.is_set():
+                return
             trial, row = self.going[i].trial, {}
             judged = trial.place(weights(vectorised.trial(self.state, i)))
             for evaluate in trial.evaluators.values():

@@ -99,8 +99,10 @@ def run(
     with Lock(root):  # as every engine's driver holds it
         _sweep_up(hidden)
         job = _Job(source, first, hidden, workers, metric, direction, pruner, trial, say)
-        stopped, failed = job.run()
-        _sweep_up(hidden)
+        try:
+            stopped, failed = job.run()
+        finally:
+            _sweep_up(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
     if stopped:
         say(f"{root}: stopped by {stopped}; the same command goes on.")

@@ -86,9 +86,10 @@ class _Running:
         try:
             end = self._run(self.signals, self._told)
             state, reason, row["step"] = end.kind, end.reason, int(end.state.step)
-            criterion.check(self._order.metric, end.last, self._workdir)
+            if state == "finished":
+                criterion.check(self._order.metric, end.last, self._workdir)
         except criterion.NoMetricError as error:
-            # True of all trials: the driver stops them, and none has failed by itself.
+            # True of all trials: the driver stops them. Its folder says "failed", and why.
             state, reason, row["fatal"] = "stopped", str(error), True
         except (Exception, Early) as error:
             state, reason = "failed", str(error).split("\n")[0] or type(error).__name__

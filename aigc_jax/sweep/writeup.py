@@ -8,7 +8,7 @@ from typing import Any
 from aigc_jax.core.units import clock
 from aigc_jax.report.table import table
 from aigc_jax.sweep.analyses import Curve, Found
-from aigc_jax.sweep.study import SMOKE, Metric, Study, points
+from aigc_jax.sweep.study import SMOKE, Metric, Scale, Study, points
 from aigc_jax.sweep.verdicts import NOT_RUN
 
 BEGIN = "<!-- written by aigc reproduce; what stands outside of these two lines stays -->"
@@ -243,7 +243,7 @@ def as_plan(study: Study, scale: Any, counts: Mapping[str, tuple[int, int]], lef
 # --- the picture ------------------------------------------------------------------------------
 
 
-def draw(study: Study, record: Mapping[str, Any], found: Found, out: Path) -> bool:
+def draw(study: Study, scale: Scale, record: Mapping[str, Any], found: Found, out: Path) -> bool:
     """Draws the analysis' curves, or each row's mean and interval beside the published value.
 
     Returns:
@@ -252,8 +252,9 @@ def draw(study: Study, record: Mapping[str, Any], found: Found, out: Path) -> bo
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    metric = study.metrics[scale.metric] if scale.metric else study.metric
     rows = [r for r in record["rows"]
-            if r["metric"] == study.metric.name and r["chosen"] and r["values"]]  # fmt: skip
+            if r["metric"] == metric.name and r["chosen"] and r["values"]]  # fmt: skip
     if not rows:
         return False
     canvas = Figure(figsize=(8.0, 4.6), dpi=130, facecolor="white", layout="constrained")
@@ -262,7 +263,7 @@ def draw(study: Study, record: Mapping[str, Any], found: Found, out: Path) -> bo
     if found.curves:
         _draw_curves(axes, found)
     else:
-        _draw_rows(axes, study.metric, rows)
+        _draw_rows(axes, metric, rows)
     axes.set_title(study.title, loc="left", fontsize=11, fontweight="bold")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

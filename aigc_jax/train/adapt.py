@@ -1,8 +1,9 @@
 """A saved state read into another form: layers scanned or unrolled, another dtype, a part of it.
 
-Each device reads its own part of each array, in the dtype that it is wanted in; what has to be
-stacked or sliced is done on the devices, group by group, and its source is freed at once. So no
-process ever holds more than one copy of what it restores, and the largest stack besides.
+Each device reads its own part of each array, in the dtype that it is wanted in, a few arrays at a
+time, since what is under way from the files is in host memory; what has to be stacked or sliced is
+made on the devices, and its source freed before the next is read. So no process ever holds more
+than one copy of what it restores, and one more of the few that are being read.
 """
 
 import re
@@ -19,19 +20,21 @@ from jax.sharding import NamedSharding, PartitionSpec
 from aigc_jax.core import tree
 
 _LISTED = 8  # names of a kind in a message
+_PORTION = 2**24  # bytes that are not worth reading in parts
 _ONE, _ALL = re.compile(r"(^|/)block_(\d+)/"), re.compile(r"(^|/)blocks/")
 
 
 class Source(NamedTuple):
-    """Where an array comes from: one saved array, a layer of one, or several that are stacked."""
+    """Where an array comes from: one saved array, a layer of one, or some (or one) stacked."""
 
     names: tuple[str, ...]
     layer: int | None = None
+    stacked: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether it is the saved array itself."""
-        return len(self.names) == 1 and self.layer is None
+        return self.layer is None and not self.stacked
 
 
 class Plan(NamedTuple):
@@ -44,10 +47,6 @@ class Plan(NamedTuple):
 
     sources: dict[str, Source]
     problems: str
-
-    def direct(self) -> bool:
-        """Whether every array is a saved one under its own name."""
-        return all(source == Source((name,)) for name, source in self.sources.items())
 
 
 def plan(here: Mapping[str, Any], there: Mapping[str, Any]) -> Plan:
@@ -80,7 +79,7 @@ def _source(name: str, leaf: Any, there: Mapping[str, Any]) -> Source | None:
     if _ALL.search(name) and shape:
         pieces = tuple(_ALL.sub(rf"\g<1>block_{i}/", name) for i in range(shape[0]))
         if all(p in there and tuple(there[p].shape) == shape[1:] for p in pieces):
-            return Source(pieces)
+            return Source(pieces, stacked=True)
     if found := _ONE.search(name):
         whole = _ONE.sub(r"\g<1>blocks/", name, count=1)
         if whole in there:
@@ -146,32 +145,78 @@ def _metadata(item: Path) -> tree.Tree:
 
 
 def read(
-    item: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], sources: Mapping[str, Source]
+    item: Path,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    sources: Mapping[str, Source],
+    processes: ocp.options.MultiprocessingOptions | None = None,
 ) -> dict[str, jax.Array]:
     """Reads arrays of a checkpoint and nothing else of it.
 
     Args:
       item: RUN/checkpoints/STEP/state.
       wanted: by name; shapes, dtypes and shardings as they shall be. sources: see `plan`.
+      processes: those that read at the same time, each its own parts; all of them by default.
     """
     metadata = _metadata(item)
+    made: dict[str, jax.Array] = {}
+    options = processes or ocp.options.MultiprocessingOptions()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+        for names in _groups(wanted, sources):
+            some = {name: wanted[name] for name in names}
+            made |= _read_some(reader, item, metadata, some, sources)
+    return {name: made[name] for name in wanted}
+
+
+def _groups(
+    wanted: Mapping[str, jax.ShapeDtypeStruct], sources: Mapping[str, Source]
+) -> list[list[str]]:
+    """What is read together, the largest first, while little else is held: what has the same
+    source, and of others so many as are not larger than the largest or a portion of all.
+    """
+    joined: dict[tuple[str, ...], list[str]] = {}
+    for name in wanted:
+        joined.setdefault(sources[name].names, []).append(name)
+
+    def size(names: list[str]) -> int:
+        return sum(tree.size_bytes(wanted[name]) for name in names)
+
+    sizes = {source: size(names) for source, names in joined.items()}
+    room = max([_PORTION, sum(sizes.values()) // 8, *sizes.values()])
+    groups: list[list[str]] = []
+    left = 0
+    for source in sorted(sizes, key=lambda source: sizes[source], reverse=True):
+        if sizes[source] > left:
+            groups.append([])
+            left = room
+        groups[-1] += joined[source]
+        left -= sizes[source]
+    return groups
+
+
+def _read_some(
+    reader: ocp.Checkpointer,
+    item: Path,
+    metadata: tree.Tree,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    sources: Mapping[str, Source],
+) -> dict[str, jax.Array]:
     there = dict(tree.named_leaves(metadata))
     asked: dict[str, jax.ShapeDtypeStruct] = {}
     for name, leaf in wanted.items():
         for source in sources[name].names:
             asked[source] = _as_saved(leaf, sources[name], there[source])
     shapes = tree.map_named(lambda name, _: asked.get(name, ocp.PLACEHOLDER), metadata)
-    with ocp.PyTreeCheckpointer() as reader:
-        found = reader.restore(
-            item.absolute(),
-            args=ocp.args.PyTreeRestore(
-                item=shapes,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
-                partial_restore=True,
-            ),
-        )
+    found = reader.restore(
+        item.absolute(),
+        args=ocp.args.PyTreeRestore(
+            item=shapes,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+            partial_restore=True,
+        ),
+    )
     arrays = {n: x for n, x in tree.named_leaves(found) if x is not ocp.PLACEHOLDER}
-    return _assembled(arrays, wanted, sources)
+    return _assembled(arrays, wanted, {name: sources[name] for name in wanted})
 
 
 def _as_saved(leaf: Any, source: Source, saved: Any) -> jax.ShapeDtypeStruct:
@@ -210,7 +255,7 @@ def _assembled(
         )(arrays[whole])
         made |= dict(zip(names.values(), picked, strict=True))
         _free([arrays.pop(whole)])
-    return {name: made[name] for name in wanted}
+    return made
 
 
 def _free(arrays: list[Any]) -> None:

@@ -89,7 +89,7 @@ class Checkpoints:
         several = peers.here().count > 1
         # Named one by one, they meet at barriers that end in time; all of them unnamed would meet
         # in a collective, which never does when one is missing.
-        group = ocp.options.MultiprocessingOptions(
+        self._processes = ocp.options.MultiprocessingOptions(
             active_processes=set(range(jax.process_count())) if several else None
         )
         with storage_errors(folder):
@@ -97,10 +97,10 @@ class Checkpoints:
                 folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 folder,
-                handler_registry=writers.handlers(group),
+                handler_registry=writers.handlers(self._processes),
                 options=ocp.CheckpointManagerOptions(
                     create=not several,
-                    multiprocessing_options=group,
+                    multiprocessing_options=self._processes,
                     preservation_policy=None
                     if read_only
                     else _managers.AnyPreservationPolicy(policies),
@@ -277,18 +277,13 @@ class Checkpoints:
         """Returns what orbax restores, or what is wrong with the files."""
         try:
             plan, gained = self._plan(step, raw)
-            whole = plan.direct() and not gained
-            parts: dict[str, Any] = {"notes": ocp.args.JsonRestore()}
-            if whole:
-                parts["state"] = ocp.args.PyTreeRestore(
-                    item=raw, restore_args=ocp.checkpoint_utils.construct_restore_args(raw)
-                )
-            loaded = self._manager.restore(step, args=ocp.args.Composite(**parts))
-            if whole:
-                return (loaded.state, loaded.notes), None
+            loaded = self._manager.restore(
+                step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())
+            )
             leaves = dict(tree.named_leaves(raw))
             wanted = {name: leaf for name, leaf in leaves.items() if name not in gained}
-            found = adapt.read(self._folder / str(step) / "state", wanted, plan.sources)
+            item = self._folder / str(step) / "state"
+            found = adapt.read(item, wanted, plan.sources, self._processes)
             for name, value in gained.items():
                 self._warn(
                     f"checkpoint {step} is older than the setting {name.replace('/', '.')}, and"

@@ -33,7 +33,7 @@ sys.unraisablehook = functools.partial(_say_unless_late, sys.unraisablehook)
 
 
 def handlers(group: Any) -> Any:
-    """Makes what writes and reads the items of a checkpoint, "state" and "notes".
+    """Makes what writes the items of a checkpoint, "state" and "notes", and reads the notes.
 
     Without compression: the numbers of a trained network hardly shrink (by a twelfth), and making
     and undoing it took twice to three times the processor time that the rest takes.
@@ -43,7 +43,6 @@ def handlers(group: Any) -> Any:
     registry = ocp.DefaultCheckpointHandlerRegistry()
     for name, kind, handler in (
         ("state", ocp.args.PyTreeSave, arrays),
-        ("state", ocp.args.PyTreeRestore, arrays),
         ("notes", ocp.args.JsonSave, notes),
         ("notes", ocp.args.JsonRestore, notes),
     ):
