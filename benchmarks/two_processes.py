@@ -56,19 +56,18 @@ def everyone(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         raise SystemExit("this needs two cores")
     rows = f"--config.run.batch_size={args.rows}"
     base: Told = {"config": args.config, "overrides": [rows, *overrides], "flags": args.flag,
-                  "devices": 1, "address": "", "count": 1, "index": 0}  # fmt: skip
+                  "devices": 1, "address": "", "count": 1, "index": 0,
+                  "threads": 0}  # fmt: skip
 
-    def pair(*of: list[int]) -> list[Told]:
-        address = f"127.0.0.1:{free_port()}"
-        return [
-            {**base, "address": address, "count": 2, "index": i, "cores": mine}
-            for i, mine in enumerate(of)
-        ]
+    def pair(*of: list[int], threads: int = 0) -> list[Told]:
+        one = {**base, "address": f"127.0.0.1:{free_port()}", "count": 2, "threads": threads}
+        return [{**one, "index": i, "cores": mine} for i, mine in enumerate(of)]
 
     half = [*overrides, f"--config.run.batch_size={args.rows // 2}"]
     return {
         "one process, two devices": Processes([{**base, "devices": 2, "cores": cores}]),
         "two processes": Processes(pair(cores, cores)),
+        "two processes, a thread each": Processes(pair(cores, cores, threads=1)),
         "two processes, a core each": Processes(pair(cores[:1], cores[1:])),
         "one core, half of the rows": Processes(
             [{**base, "overrides": half, "cores": cores[:1]}]

@@ -2,7 +2,7 @@
 
 The first line says: `config` and `overrides`; `cores` that this process may use; `devices` that it
 pretends to have; `address`, `count` and `index` of the processes, or no address for one alone;
-`flags`, more of XLA's.
+`flags`, more of XLA's; `threads` of its pool, 0 for as many as cores.
 """
 
 import json
@@ -20,6 +20,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.sched_setaffinity(0, told["cores"])  # before JAX counts them for its threads
+    if told["threads"]:
+        os.environ["NPROC"] = str(told["threads"])
     flags = os.environ.get("XLA_FLAGS", ""), *told["flags"]
     if told["devices"] > 1:
         flags = *flags, f"--xla_force_host_platform_device_count={told['devices']}"

@@ -6,8 +6,8 @@
 features have not yet learnt where the modes are. Here each variant has five times the steps and the
 better of two learning rates, by the modes that its samples cover: a mode is covered when it has a
 fifth of an even share of good samples, since noise finds nearly all 25 modes and covers none. (The
-rates: 3e-4 and below cover next to nothing after 20,000 steps, 3e-3 undoes packing four; one or
-three seeds each.) The ring is left out: there the plain GAN finds 7.9 of 8 modes after 10,000 steps.
+rates: 3e-4 and below cover next to nothing after 20,000 steps, 3e-3 undoes packing four; two or
+three seeds each.) The ring is left out: the plain GAN finds 7.9 of its 8 modes after 10,000 steps.
 
 Published, PacGAN's section 4.1 (Lin et al. 2018, arXiv:1712.04086; larger networks, 400 epochs of
 100,000 points, eight times these steps), modes found of 25: GAN 17.3 +- .8, ALI, which has an

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ import pytest
 from aigc_jax.errors import UserError
 from aigc_jax.evals import ngram
 from aigc_jax.train.evaluation import Desk, add_floors, write_floors
+from aigc_jax.train.kept import keep_arrays
 from aigc_jax.train.lock import alone
+from aigc_jax.train.storage import write_atomic
 
 
 def context(desk: Desk, ids: dict[str, Any], fingerprint: str = "a" * 64) -> Any:
@@ -60,6 +64,42 @@ def test_two_that_add_floors_at_once_lose_none(tmp_path: Path) -> None:
     other.join()
     floors = json.loads((tmp_path / "floors.json").read_text())
     assert floors == {"x": {"a": 1.0, "b": 2.0, "c": 3.0}}
+
+
+def test_what_two_threads_keep_at_once_is_made_once_and_whole(tmp_path: Path) -> None:
+    """As trials that are evaluated side by side do."""
+    begun, made = threading.Event(), []
+
+    def make() -> dict[str, Any]:
+        made.append(begun.wait(1.0))  # the other thread has come meanwhile
+        return {"x": np.arange(3)}
+
+    def ask(event: threading.Event) -> Any:
+        event.set()
+        return keep_arrays(tmp_path, "a" * 64, "key", make)
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(ask, event) for event in (threading.Event(), begun)]
+    found = [end.result() for end in ends]
+    assert made == [True]
+    assert len(found) == 2 and all(np.array_equal(each["x"], [0, 1, 2]) for each in found)
+
+
+def test_two_threads_write_one_file_and_leave_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, replace = threading.Barrier(2, timeout=60), os.replace
+
+    def late(*args: Any) -> None:
+        both.wait()  # now each has written its own
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", late)
+    with ThreadPoolExecutor(2) as pool:
+        for end in [pool.submit(write_atomic, tmp_path / "x", word * 9) for word in "ab"]:
+            end.result()
+    assert (tmp_path / "x").read_text() in ("a" * 9, "b" * 9)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The evaluators of images and modes: what they score, keep, note and refuse."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import process
 import pytest
+import tiny
 
 from aigc_jax.errors import UserError
 from aigc_jax.evals import image_quality, modes
@@ -277,6 +282,27 @@ def mixture(folder: Path, **changes: Any) -> Any:
         return points(5, number) * np.float32([1, 0])  # the third mode falls between the others
 
     return context(folder, **{"data": data, "sample": sample, **changes})
+
+
+ON_A_DEVICE = """
+import sys
+import jax, numpy as np
+from aigc_jax.cli import wire
+from aigc_jax.train import sharding
+wanted = {"kind": "classifier", "weights": sys.argv[1], "sha256": "", "resize": ""}
+judge = wire.extractor(wanted, sharding.alone(1))
+features, logits = judge.extract(np.zeros((3, 8, 8, 1), np.float32))
+print(len(features), logits.shape[1], {
+    tuple(device.id for device in x.devices()) for x in jax.live_arrays() if x.ndim == 4})
+"""
+
+
+def test_a_network_that_judges_is_on_the_device_of_what_it_judges(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ON_A_DEVICE, str(tiny.classifier_run())],
+        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": process.devices(2)},
+    )  # fmt: skip
+    assert ended.stdout == "3 10 {(1,)}\n", ended.stdout + ended.stderr
 
 
 def test_modes_of_a_mixture(tmp_path: Path) -> None:

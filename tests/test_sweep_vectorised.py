@@ -297,12 +297,25 @@ vectorised.mesh_of = shown
 """
 
 
+# Each lane waits until the other one is there too: one after another they would never meet.
+TWO = """
+import os, threading
+from aigc_jax.sweep.group import Group
+os.sched_getaffinity = lambda pid: {0, 1}
+both, rows = threading.Barrier(2, timeout=60), Group._evaluate_rows
+def meet(self, *args):
+    both.wait()
+    rows(self, *args)
+Group._evaluate_rows = meet
+"""
+
+
 def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
     whole = "configs/lm/shakespeare_char.py"  # with samples
     typed = ["sweep", whole, "--seeds=2", *tiny.words(whole, "--config.run.steps=4")]
     two = "import os; os.sched_getaffinity = lambda pid: {0, 1}"
-    spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, first=two)
+    spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, first=TWO)
     assert spread.code == 0, spread.err
     flags = process.devices(1)
     one = process.aigc(*typed, "--workdir=one", folder=tmp_path, XLA_FLAGS=flags, first=two)

@@ -160,8 +160,8 @@ def evaluators(
     from aigc_jax.train import evaluation
 
     desk = evaluation.Desk(
-        workdir, cache_root() / "floors", write_sample, write_picture, extractor,
-        built.settings.steps,
+        workdir, cache_root() / "floors", write_sample, write_picture,
+        functools.partial(extractor, placement=built.placement), built.settings.steps,
     )  # fmt: skip
     context = evaluation.context(built.task, built.data, built.placement, signals, desk)
     if scores is not None:
@@ -174,12 +174,14 @@ def evaluators(
     }
 
 
-def extractor(wanted: dict[str, Any]) -> Any:
+def extractor(wanted: dict[str, Any], placement: Any) -> Any:
     """Makes the network whose features images are judged by.
 
     Args:
       wanted: kind, "inception", "classifier" or "run"; weights, a file or a run folder; sha256 of
         them; resize, how Inception's input is made.
+      placement: of what is judged. A network trained here is on the first device of it, so that
+        several are judged side by side on a device each.
 
     Raises:
       UserError: the weights are not there, or not the right ones.
@@ -206,10 +208,14 @@ def extractor(wanted: dict[str, Any]) -> Any:
         "seed": done.parts.settings.seed,
         "accuracy": accuracy[1] if accuracy else None,
     }
+    import jax
+
     from aigc_jax.train import shards
 
     # Whole on each process: what is judged with it differs from one to the other.
-    weights = shards.copy(done.weights, done.parts.placement)
+    weights = jax.device_put(
+        shards.copy(done.weights, done.parts.placement), placement.mesh.local_devices[0]
+    )
     return extractors.of_run(
         str(folder), done.parts.task.functions, weights, kind=wanted["kind"],
         shape=done.parts.data.spec.facts["shape"], record=record, sha256=wanted["sha256"],

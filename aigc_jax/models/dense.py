@@ -61,22 +61,22 @@ class Dense(nn.Dense):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """[B, T, C] -> [B, T, F]."""
-        x_NC, whole = _rows(inputs)
+        x, whole = _rows(inputs)
         kernel_FC: Any = self.get_variable(TURNED, "kernel")
         if kernel_FC is None:
-            return whole(super().__call__(x_NC))
-        y_NF = of_turned(x_NC, kernel_FC)
+            return whole(super().__call__(x))
+        y = of_turned(x, kernel_FC)
         if self.use_bias:
-            y_NF += self.get_variable("params", "bias")[(None,) * (y_NF.ndim - 1)]
-        return whole(y_NF)
+            y += self.get_variable("params", "bias")[(None,) * (y.ndim - 1)]
+        return whole(y)
 
 
 def logits_of(x_BTC: jax.Array, head_VC: jax.Array, *, decoding: bool) -> jax.Array:
     """Returns x @ head^T, float32 [B, T, V]; the table of embeddings stands turned already."""
-    x_NC, whole = _rows(x_BTC)
-    if decoding and few(x_NC.shape[0], x_NC.dtype):
-        return whole(of_turned(x_NC, head_VC))
-    return whole(jnp.einsum("...c,vc->...v", x_NC, head_VC, preferred_element_type=jnp.float32))
+    x, whole = _rows(x_BTC)
+    if decoding and few(x.shape[0], x.dtype):
+        return whole(of_turned(x, head_VC))
+    return whole(jnp.einsum("...c,vc->...v", x, head_VC, preferred_element_type=jnp.float32))
 
 
 def _rows(x_BTC: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
