@@ -390,6 +390,73 @@ def test_an_encoder_learns_to_invert() -> None:
     assert all(after[name] < 0.9 * before[name] for name in before), (before, after)
 
 
+def test_what_an_encoder_finds_is_codes_and_reconstructions() -> None:
+    labels = {"generator_labels": "concat", "discriminator_labels": "projection"}
+    task, rows = make(assisted_gan, auxiliaries=("info", "encoder"), model=labels), batch()
+    judged, key = weights(start(task)), jax.random.key(0)
+    found = task.functions["codes"](judged, rows)
+    net = task.init.__self__.players.pair.discriminator.clone(outputs=3)
+    params, label = judged.params, jnp.zeros(ROWS, jnp.int32)
+    want = net.apply({"params": params["encoder"]}, rows["x"], label, train=False).logits
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    again = task.functions["reconstruct"](judged, rows, key)
+    made = task.functions["decode"](judged, want, rows["label"])
+    np.testing.assert_allclose(again, made, rtol=1e-5)
+    other = task.functions["reconstruct"](judged, {**rows, "label": (rows["label"] + 1) % 3}, key)
+    assert np.abs(other - again).max() > 1e-3  # by the label of each row
+    for helpers in ((), ("rotation", "feature_matching")):
+        none = make(assisted_gan, auxiliaries=helpers).functions
+        assert not {"codes", "reconstruct"} & none.keys()
+
+
+def test_what_q_finds_is_means_and_probabilities() -> None:
+    task = make(assisted_gan, auxiliaries=("info",), codes=1, categories=(2,))
+    rows, judged = batch(), weights(start(task))
+    found = task.functions["codes"](judged, rows)
+    net, label = task.init.__self__.players.pair.discriminator.clone(outputs=4), rows["label"]
+    answer = net.apply({"params": judged.params["info"]}, rows["x"], label, train=False).logits
+    np.testing.assert_allclose(found[:, :1], answer[:, :1], rtol=1e-5)  # not the scale
+    np.testing.assert_allclose(found[:, 1:], jax.nn.softmax(answer[:, 2:]), rtol=1e-5)
+    assert "reconstruct" not in task.functions  # of the other latents it knows nothing
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_categories_are_the_last_latents(latent: str) -> None:
+    model = {"latents": 8}
+    # Powers of two: of one and the same bits, they would depend on each other.
+    task = make(assisted_gan, model=model, categories=(2, 4), latent=latent)
+    players = task.init.__self__.players
+    z = np.asarray(players.latents(jax.random.key(0), 3000))
+    assert z.shape == (3000, 8) and set(z[:, 2:].ravel()) == {0.0, 1.0}
+    for part in (z[:, 2:4], z[:, 4:]):
+        assert (part.sum(1) == 1).all()
+        np.testing.assert_allclose(part.mean(0), 1 / part.shape[1], atol=0.03)
+    joint = z[:, 2:4].T @ z[:, 4:] / 3000  # independent of each other
+    np.testing.assert_allclose(joint, 1 / 8, atol=0.03)
+    seen: list[Any] = []
+    players.generate = lambda params, kept, z, label, train: (seen.append(z) or z, kept)
+    keys, label = jax.random.split(jax.random.key(0), 500), jnp.zeros(500, jnp.int32)
+    far, near = (players.draw(weights(start(task)), keys, label, t) for t in (0.0, 0.5))
+    np.testing.assert_array_equal(far[:, 2:], near[:, 2:])
+    if latent == "normal":
+        assert np.abs(np.asarray(near)[:, :2]).max() <= 0.5 < np.abs(np.asarray(far)[:, :2]).max()
+
+
+def test_q_finds_the_categories_of_made_examples() -> None:
+    task = make(
+        assisted_gan, model={"latents": 5}, auxiliaries=("info",), codes=0, categories=(3,),
+        optim={"name": "adam"},
+    )  # fmt: skip
+    state, step = start(task, lr=0.01), jax.jit(task.step)
+    for i in range(100):
+        state, _ = step(state, batch(i))
+    judged, z = weights(state), task.functions["latents"](jax.random.key(1), 200)
+    rows = {**batch(rows=200), "x": task.functions["decode"](judged, z)}
+    found = task.functions["codes"](judged, rows)
+    assert found.shape == (200, 3)
+    assert (found.argmax(1) == z[:, 2:].argmax(1)).mean() > 0.9
+
+
 def test_weights_rise_and_fall() -> None:
     numbers = hyper("assisted_gan", lambda_1=2.0, lambda_2=3.0)
 
@@ -474,6 +541,10 @@ def test_a_bad_rule_is_answered(settings: dict[str, Any], words: str) -> None:
         ({"auxiliaries": ("encodr",)}, "Did you mean 'encoder'"),
         ({"auxiliaries": ("encoder", "encoder")}, "stands twice"),
         ({"auxiliaries": ("info",), "codes": 4}, "expected 1 to 3"),
+        ({"auxiliaries": ("info",), "codes": 0}, "expected 1 to 3"),
+        ({"auxiliaries": ("info",), "categories": (2,)}, "expected 0 to 1"),
+        ({"categories": (2, 1)}, "expected 2 or more of each"),
+        ({"categories": (2, 2)}, r"take 4 latents.*latents=3"),
         ({"auxiliaries": ("rotation",), "packing": 2}, "set packing to 1"),
     ],
 )

@@ -11,8 +11,9 @@ import tiny
 import toy
 from test_resume import at
 
-from aigc_jax.cli import check_resume
+from aigc_jax.cli import check_resume, encode
 from aigc_jax.cli.main import main
+from aigc_jax.errors import UserError
 
 RUN = (
     "--config.run.steps=8",
@@ -75,12 +76,91 @@ def killed_and_resumed(typed: list[str], folder: Path, home: Path) -> Path:
     return other
 
 
-def test_a_killed_game_with_a_helper_goes_on_bit_for_bit(home: Path) -> None:
-    recipe = "configs/gan/ring.py:encoder"
-    typed = [recipe, *tiny.words(recipe, *RUN)]
-    done = process.aigc("train", *typed, "--workdir=helped", folder=home)
+# Families, and what they keep, that are killed and encoded but not drawn from here.
+OTHERS = {
+    "helped": ("configs/gan/ring.py:encoder",),
+    "assisted": (
+        "configs/gan/mnist_mlp.py:encoder",
+        "--config.task.auxiliaries=('encoder', 'info', 'frozen_features')",
+        "--config.task.categories=(3,)",
+        "--config.task.packing=2",
+    ),
+    "classifier": ("configs/classifier/mnist.py",),
+    "normed": (  # batch normalization in both players, several answers, adaptive augmentation
+        "configs/gan/mnist_dcgan.py",
+        "--config.task.critic_steps=2",
+        "--config.task.augment=ada",
+        "--config.hyper.ada_images=100.0",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, home: Path) -> tuple[str, list[str], Path]:
+    """Its name, what was typed, and the folder of a run that nothing disturbed."""
+    recipe, *changes = OTHERS[request.param]
+    typed = [recipe, *tiny.words(recipe, *changes, *RUN)]
+    done = process.aigc("train", *typed, f"--workdir={request.param}", folder=home)
     assert done.code == 0, done.err
-    killed_and_resumed(typed, home / "helped", home)
+    return request.param, typed, home / request.param
+
+
+def test_other_families_go_on_bit_for_bit(other: tuple[str, list[str], Path], home: Path) -> None:
+    _, typed, folder = other
+    killed_and_resumed(typed, folder, home)
+
+
+# Of a run: what is typed -> what is said.
+LACKING = {
+    "assisted": {
+        "encode --judge --what=pixels": "makes no pixels; it makes features and codes",
+        "encode --judge --step=3": "has no checkpoint at step 3; it has 4, 8",
+        "encode": "expected --output=FOLDER, --judge or --map=FILE",
+        "inpaint --step=3 --output=x.png": "has no checkpoint at step 3; it has 4, 8",
+        "augment": "draws no images by class; train one with labels",
+    },
+    "classifier": {
+        "encode --judge --what=codes": "makes no codes; it makes features",
+        "inpaint --output=x.png": "makes no pictures of latents",
+        "augment": "draws no images by class; train one with labels",
+    },
+    "helped": {
+        "inpaint --output=x.png": "makes no pictures of latents",
+    },
+}
+
+
+def test_what_a_run_lacks_is_said_in_one_line(
+    other: tuple[str, list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, _, folder = other
+    for typed, part in LACKING.get(name, {}).items():
+        command, *flags = typed.split()
+        run = [f"--with={folder}"] if command == "augment" else [str(folder)]
+        recipe = ["configs/classifier/mnist.py"] if command == "augment" else []
+        assert main([command, *recipe, *run, *flags]) == 2
+        said = capsys.readouterr().err
+        assert part in said and said.count("\n") == 1, said
+
+
+def test_codes_of_data_without_labels_are_not_judged() -> None:
+    part = encode._Part(encoded=np.zeros((4, 2)), x=np.zeros((4, 3)))
+    with pytest.raises(UserError, match="--judge needs labels, and this data has none"):
+        encode._judge({"train": part, "validation": part}, "codes")
+
+
+def test_an_assisted_game_encodes_its_data(other: tuple[str, list[str], Path], home: Path) -> None:
+    name, _, folder = other
+    if name not in ("assisted", "helped"):
+        return
+    done = process.aigc("encode", folder, f"--output={folder / 'codes'}", folder=home)
+    assert done.code == 0, done.err
+    found = np.load(folder / "codes" / "train.npy")
+    assert found.dtype == np.float32 and found.shape[1] == {"assisted": 100, "helped": 2}[name]
+    assert found.std(0).min() > 0
+    if name == "assisted":
+        drawn = {p.stem.partition("-")[2] for p in (folder / "samples").glob("*.png")}
+        assert drawn == {"samples", "reconstructions", "traversals", "interpolations"}
 
 
 def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[str, Path], home: Path) -> None:

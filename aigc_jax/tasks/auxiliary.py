@@ -16,7 +16,13 @@ import jax.numpy as jnp
 
 from aigc_jax.core.optim import Hyper
 from aigc_jax.errors import UserError, nearest
-from aigc_jax.losses.adversarial import GAMES, class_cross_entropy
+from aigc_jax.losses.adversarial import (
+    GAMES,
+    by_category,
+    class_cross_entropy,
+    code_nll,
+    split_answer,
+)
 from aigc_jax.models.conditioning import Judged
 from aigc_jax.tasks.players import Players
 
@@ -53,6 +59,7 @@ class Auxiliary(NamedTuple):
       generator: the same for the generator's loss, times `weight`; or None.
       weight: "lambda_2", or "lambda_1" where both terms are one game.
       frozen: (key, examples) -> parameters that nothing trains; None where it has none.
+      codes: (its parameters, examples) -> what it finds of their latents, [B, K]; or None.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Auxiliary(NamedTuple):
     generator: Callable[[Scene], jax.Array] | None = None
     weight: str = "lambda_2"
     frozen: Callable[[jax.Array, jax.Array], Tree] | None = None
+    codes: Callable[[Tree, jax.Array], jax.Array] | None = None
 
 
 def make_helpers(names: tuple[str, ...], players: Players, codes: int) -> tuple[Auxiliary, ...]:
@@ -69,7 +77,7 @@ def make_helpers(names: tuple[str, ...], players: Players, codes: int) -> tuple[
 
     Args:
       names: of NAMES, each once. players: whom they help.
-      codes: how many of the latents "info" tells from an example.
+      codes: how many of the continuous latents "info" tells from an example.
 
     Raises:
       UserError: a name that doesn't exist or stands twice, or a helper that these players can't
@@ -125,25 +133,30 @@ def _rotation(players: Players) -> Auxiliary:
 
 
 def _info(players: Players, codes: int) -> Auxiliary:
-    """A network tells the first latents from the example made of them, as a normal distribution.
+    """A network tells the first latents from the example made of them, as a normal distribution,
+    and each category by its probabilities.
 
-    InfoGAN (Chen et al. 2016, arXiv:1606.03657), eq. 5, with continuous codes; Q is a network of
-    its own with the discriminator's layers.
+    InfoGAN (Chen et al. 2016, arXiv:1606.03657), eq. 5; Q is a network of its own with the
+    discriminator's layers. What it finds: the means, then the probabilities.
     """
-    if not 1 <= codes <= players.pair.latents:
+    categories, first = players.rules.categories, players.continuous
+    if not (0 if categories else 1) <= codes <= first:
         raise UserError(
-            f"task.codes={codes}: expected 1 to {players.pair.latents}, the number of latents."
+            f"task.codes={codes}: expected {0 if categories else 1} to {first}, the number of"
+            " latents that are no categories."
         )
-    network = _encoding(players, 2 * codes)
+    network = _encoding(players, 2 * codes + sum(categories))
 
     def loss(scene: Scene) -> jax.Array:
-        found = network.apply(scene.params["info"], scene.made)
-        mean, raw = jnp.split(found, 2, axis=-1)
-        log_scale = 3.0 * jnp.tanh(raw / 3.0)  # a scale of 0 would be an infinite reward
-        error = (scene.z[:, :codes] - mean) * jnp.exp(-log_scale)
-        return (0.5 * error**2 + log_scale).sum(-1)
+        answer = network.apply(scene.params["info"], scene.made)
+        return code_nll(answer, scene.z[:, :codes], scene.z[:, first:], categories)
 
-    return Auxiliary("info", "generator", network.init, generator=loss)
+    def found(params: Tree, x: jax.Array) -> jax.Array:
+        mean, _, logits = split_answer(network.apply(params, x), codes)
+        each = [jax.nn.softmax(part) for part in by_category(logits, categories)]
+        return jnp.concatenate([mean, *each], axis=-1)
+
+    return Auxiliary("info", "generator", network.init, generator=loss, codes=found)
 
 
 def _encoder(players: Players) -> Auxiliary:
@@ -157,7 +170,7 @@ def _encoder(players: Players) -> Auxiliary:
     def loss(scene: Scene) -> jax.Array:
         return ((network.apply(scene.params["encoder"], scene.made) - scene.z) ** 2).mean(-1)
 
-    return Auxiliary("encoder", "generator", network.init, generator=loss)
+    return Auxiliary("encoder", "generator", network.init, generator=loss, codes=network.apply)
 
 
 def _feature_matching() -> Auxiliary:
