@@ -19,6 +19,7 @@ from aigc_jax.report.compare import as_text, compare
 from aigc_jax.report.folder import Run
 from aigc_jax.train.evaluation import Desk, add_floors
 from aigc_jax.train.kept import add_protocol, keep_arrays
+from aigc_jax.train.log import history
 
 SHAPE, CLASSES = (16, 16, 1), 3
 SIZES = {"train": 90, "validation": 50}
@@ -90,6 +91,7 @@ def context(folder: Path, **changes: Any) -> Any:
         "add_floors": partial(add_floors, Desk(run, cache), data.fingerprint),
         "keep": partial(keep_arrays, cache, data.fingerprint),
         "add_protocol": partial(add_protocol, run),
+        "history": lambda name: history(run / "metrics.jsonl", name),
     }  # fmt: skip
     return SimpleNamespace(**(made | changes))
 
@@ -292,6 +294,30 @@ def test_modes_of_a_mixture(tmp_path: Path) -> None:
         json.loads((tmp_path / "run" / "protocols.json").read_text())["modes/found"]["number"] == 50
     )
     assert modes.make(mixture(tmp_path), number=50)(None, 99) == {}
+
+
+# Modes covered so far, of three -> whether a fall to one is told.
+FALLS = {(): False, (2,): False, (3,): True, (2, 3, 1): False, (3, 1, 2): True}
+
+
+@pytest.mark.parametrize("before", FALLS)
+def test_a_fall_below_half_of_the_modes_is_told_once(
+    tmp_path: Path, before: tuple[int, ...]
+) -> None:
+    said: list[str] = []
+    handed = mixture(
+        tmp_path,
+        warn=said.append,
+        sample=lambda weights, key, number: np.float32([[1, 0]] * number),
+    )
+    rows = [{"step": i, "modes/covered": n} for i, n in enumerate(before)]
+    lines = [json.dumps(row) for row in [*rows, {"step": 9, "train/loss": "nan"}]]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 10, "modes/c']))
+    assert modes.make(handed, number=50, every=1)(None, 7)["modes/covered"] == 1
+    assert said == [
+        "modes/covered: 1 of 3 modes at step 7, less than half of the 3 that this run had reached:"
+        " its samples collapse."
+    ] * FALLS[before]  # fmt: skip
 
 
 def test_modes_of_stacked_digits(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Image families as a user runs them: killed, resumed, drawn from, encoded; many seeds at once."""
 
 import contextlib
+import re
 import signal
 from pathlib import Path
 
@@ -239,6 +240,21 @@ def test_a_run_encodes_its_data(whole: tuple[str, Path], home: Path) -> None:
         assert train.dtype == np.int32 and train.shape == (20, 4)
     if family == "vae":
         assert "principal components" in done.out and "pixels (64)" in done.out
+
+
+def test_a_collapse_is_told_by_what_earlier_starts_had_reached(home: Path) -> None:
+    recipe = "configs/gan/ring.py"
+    typed = ["train", recipe, *tiny.words(recipe, *RUN), "--workdir=fallen"]
+    short = process.aigc(*typed, "--config.run.steps=4", folder=home)
+    assert short.code == 0 and "collapse" not in short.err
+    # A generator that has hardly begun. As if it had been otherwise:
+    path = home / "fallen" / "metrics.jsonl"
+    path.write_text(re.sub('("modes/covered": )[01]', r"\g<1>8", path.read_text()))
+    assert path.read_text().count('"modes/covered": 8') == 2
+    more = process.aigc(*typed, "--allow-change=run.steps", folder=home)
+    assert more.code == 0, more.err
+    said = " of 8 modes at step 8, less than half of the 8 that this run had reached"
+    assert more.err.count(said) == 1 and "aigc: warning: modes/covered: " in more.err
 
 
 # --- many seeds as one program --------------------------------------------------------------

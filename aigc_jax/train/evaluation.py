@@ -15,6 +15,7 @@ import numpy as np
 from aigc_jax.core.task import Batch, Metrics, Task, Weights
 from aigc_jax.errors import UserError
 from aigc_jax.train import kept, program, shards
+from aigc_jax.train.log import history, warn
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import storage_errors, write_atomic
@@ -42,6 +43,8 @@ class Context(NamedTuple):
         RUN/protocols.json.
       extractor: the description of a network -> `metrics.image.Extractor`.
       last_step: the run's last, or None where a checkpoint is judged alone.
+      history: metric -> its values so far, in order, those of earlier starts of the run too.
+      warn: takes one line, for the person who watches.
     """
 
     data: Any
@@ -58,6 +61,8 @@ class Context(NamedTuple):
     add_protocol: Callable[[str, dict[str, Any]], None]
     extractor: Callable[[dict[str, Any]], Any]
     last_step: int | None
+    history: Callable[[str], list[float]]
+    warn: Callable[[str], None]
 
 
 def _no_extractor(wanted: dict[str, Any]) -> Any:
@@ -107,6 +112,8 @@ def context(
         add_protocol=functools.partial(kept.add_protocol, desk.run),
         extractor=desk.extractor,
         last_step=desk.last_step,
+        history=lambda metric: history(desk.run / "metrics.jsonl", metric) if desk.run else [],
+        warn=warn,
     )
 
 

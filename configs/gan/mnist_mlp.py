@@ -29,7 +29,13 @@ from ml_collections import ConfigDict
 CLASSIFIER = "runs/mnist-classifier"  # a run of configs/classifier/mnist.py
 JUDGES = {
     "quality": {"name": "image_quality", "extractor": "classifier", "weights": CLASSIFIER},
-    "classes": {"name": "modes", "classifier": CLASSIFIER, "number": 10_000, "title": "classes"},
+    "classes": {
+        "name": "modes",
+        "classifier": CLASSIFIER,
+        "number": 10_000,
+        "every": 1,
+        "title": "classes",
+    },
 }
 
 # Variant -> what it changes in the task, and in its model.
