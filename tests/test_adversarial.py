@@ -121,6 +121,52 @@ def test_a_penalty_has_the_gradient_of_finite_differences() -> None:
         check_grads(penalty, (w,), order=1, modes=["rev"])
 
 
+# Penalty -> what it makes of slopes [B], written out.
+CENTRES = {
+    "r1": lambda slope: slope**2 / 2,
+    "r2": lambda slope: slope**2 / 2,
+    "gradient_penalty": lambda slope: (slope - 1) ** 2,
+    "gradient_penalty_0": lambda slope: slope**2,
+    "dragan": lambda slope: (slope - 1) ** 2,
+}
+
+
+def test_every_penalty_has_a_twin() -> None:
+    assert set(CENTRES) == set(PENALTIES)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalty_equals_finite_differences_in_float64(name: str) -> None:
+    """Of a discriminator of two layers, at the points that the penalty looks at."""
+    rng = np.random.default_rng(5)
+    real, made = rng.normal(size=(2, 6, 2, 3))
+    w, v = rng.normal(size=(6, 4)), rng.normal(size=4)
+    points, centre = PENALTIES[name]
+    at = points(jax.random.key(3), jnp.float32(real), jnp.float32(made))
+    found = centre(
+        adversarial.squared_slope(
+            lambda x: jnp.tanh(x.reshape(6, -1) @ jnp.float32(w)) @ jnp.float32(v), at
+        )
+    )
+
+    def judge(x: np.ndarray) -> np.ndarray:
+        return np.tanh(x @ w) @ v
+
+    x, h = np.asarray(at, np.float64).reshape(6, -1), 1e-5
+    slopes = [(judge(x + h * e) - judge(x - h * e)) / (2 * h) for e in np.eye(6)]
+    want = CENTRES[name](np.linalg.norm(slopes, axis=0))
+    assert found.shape == (6,)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_lecam_equals_its_twin() -> None:
+    rng = np.random.default_rng(6)
+    real, made, means = rng.normal(0, 3, 32), rng.normal(0, 3, 32), rng.normal(size=2)
+    found = adversarial.lecam(*map(jnp.float32, (real, made, *means)))
+    want = np.square(real - means[1]) + np.square(made - means[0])
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
 def test_lecam_by_hand() -> None:
     found = adversarial.lecam(
         jnp.array([1.0, 2.0]), jnp.array([-1.0, 0.0]), jnp.array(3.0), jnp.array(-2.0)

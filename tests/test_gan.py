@@ -1,5 +1,6 @@
 """The step of two players: what each loop over it, each control and each helper really does."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from aigc_jax.core import optim, schema, tree
 from aigc_jax.core.task import weights
@@ -16,6 +18,7 @@ from aigc_jax.models.conditioning import Pair
 from aigc_jax.tasks import adversarial, assisted_gan, gan
 from aigc_jax.tasks.auxiliary import NAMES, lambda_at
 from aigc_jax.tasks.players import Players, Rules
+from aigc_jax.train import guard
 
 ROWS, SIDE = 4, 4
 MODEL = {
@@ -329,6 +332,56 @@ def test_an_auxiliary_classifier_is_trained_and_taught_from() -> None:
     moved = state.params["discriminator"]["head"]["classes"]["kernel"]
     assert not same(moved, start(task).params["discriminator"]["head"]["classes"]["kernel"])
     assert float(metrics["loss"][0]) > float(metrics["discriminator_loss"][0])
+
+
+# --- bad numbers ----------------------------------------------------------------------------
+
+GUARDED: dict[str, Any] = {
+    "model": {"norm": True, "spectral_norm": True}, "critic_steps": 2, "augment": "ada",
+    "penalties": ("lecam",), "optim": {"name": "adam", "ema": True},
+}  # fmt: skip
+
+
+def poisoned(*steps: int) -> Any:
+    """Batches of which one pixel is NaN at these steps."""
+
+    def rows(step: int) -> dict[str, np.ndarray]:
+        found = {name: np.array(x) for name, x in batch(step).items()}
+        if step in steps:
+            found["x"][3, 0, 0, 0] = np.nan  # in the second part of the batch alone
+        return found
+
+    return rows
+
+
+def test_a_bad_step_leaves_both_players_as_they_were() -> None:
+    task = make(**GUARDED)
+    step = jax.jit(guard.guarded_step(task.step, policy="skip", spike=0.0))
+    state = guard.guarded_init(task.init)(jax.random.key(1), hyper(ada_images=40.0))
+    for i in range(3):
+        state, metrics = step(state, poisoned(3)(i))
+        assert float(metrics["bad"][0]) == 0.0
+    after, metrics = step(state, poisoned(3)(3))
+    assert float(metrics["bad"][0]) == 1.0
+    before, now = toy.leaves(state), toy.leaves(after)
+    for part in ("params/discriminator", "params/generator", "opt/discriminator", "opt/generator",
+                 "vars/discriminator", "vars/generator", "vars/ada", "vars/lecam", "vars/ema",
+                 "ema/generator"):  # fmt: skip
+        assert any(name.startswith(part) for name in before), part
+    assert [n for n in before if before[n].tobytes() != now[n].tobytes()] == ["step"]
+
+
+def test_a_game_rolled_back_is_one_that_never_met_the_bad_rows(tmp_path: Path) -> None:
+    """From the checkpoint at 4 behind the batch 6, so that batches 4 to 6 are passed over."""
+    rest = [0, 1, 2, 3, *range(7, 20)]
+    numbers = {name: float(value) for name, value in hyper(ada_images=40.0).items()}
+    runs = [
+        toy.loop(tmp_path / name, of=make(**GUARDED), batch_at=rows, hyper=numbers, steps=8,
+                 save_every=4, on_bad="rollback").run()
+        for name, rows in (("a", poisoned(6)), ("b", lambda step: poisoned()(rest[step])))
+    ]  # fmt: skip
+    assert (tmp_path / "a" / "bad" / "6").is_dir()
+    toy.same(runs[0].state, runs[1].state)
 
 
 # --- helpers --------------------------------------------------------------------------------
