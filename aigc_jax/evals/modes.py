@@ -10,7 +10,8 @@ import numpy as np
 
 from aigc_jax.core.task import Weights
 from aigc_jax.errors import UserError
-from aigc_jax.evals.image_quality import Reals, drawn
+from aigc_jax.evals.drawing import Drawing
+from aigc_jax.evals.image_quality import Reals
 from aigc_jax.metrics.modes import Modes, counted_modes, gaussian_modes
 
 
@@ -22,6 +23,8 @@ def make(
     classifier: str = "",
     weights_sha256: str = "",
     every: int = 0,
+    truncation: float = 0.0,
+    standing: int = 0,
     seed: int = 0,
     title: str = "modes",
 ) -> Callable[[Weights, int], dict[str, float]]:
@@ -37,14 +40,15 @@ def make(
     below half of the covered modes that it had reached is told so, in one line.
 
     Args:
-      context: what the wiring knows; reads `data`, `sample`, `extractor`, `last_step`,
-        `add_floors`, `add_protocol`, `history` and `warn`.
+      context: what the wiring knows; reads `data`, `sample`, `knobs`, `functions`, `extractor`,
+        `last_step`, `add_floors`, `add_protocol`, `history` and `warn`.
       number: samples, and real rows.
       split: whose rows are counted as the real ones.
       classifier: run folder of the classifier of one channel; images only.
       weights_sha256: what its weights must have; "" for any.
       every: steps between two evaluations, 1 for each that `run.eval_every` makes; 0 for the last
         step only, which always is one.
+      truncation, standing: how samples are drawn; see `evals.drawing`.
       seed: of the samples. title: what the metrics stand under.
 
     Raises:
@@ -57,6 +61,7 @@ def make(
         raise UserError(f"evals: every={every}, number={number}: expected 0 or more, 1 or more.")
     facts = context.data.spec.facts
     reals = Reals(context.data, split, number, seed)
+    drawing = Drawing(context, truncation, standing, seed)
     if facts.get("unit") == "points":
         judge, count, protocol = _points(facts)
     else:
@@ -71,7 +76,7 @@ def make(
     if facts.get("unit") != "points":
         names.remove("quality")
     for name in names:  # before the run, since it may be refused
-        context.add_protocol(f"{title}/{name}", protocol)
+        context.add_protocol(f"{title}/{name}", protocol | drawing.protocol)
 
     @functools.cache
     def levels() -> dict[str, dict[str, float]]:
@@ -82,7 +87,7 @@ def make(
         last = context.last_step is None or step >= context.last_step
         if not last and (not every or step % every):
             return {}
-        values = named(judge(drawn(context, weights, number, seed)))
+        values = named(judge(drawing.chunks(weights, number)))
         before, now = context.history(f"{title}/covered"), values[f"{title}/covered"]
         if before and now < max(before) / 2 <= before[-1]:
             context.warn(

@@ -31,6 +31,7 @@ class Context(NamedTuple):
         [K], K >= n, on the devices, not waited for; 1 <= n <= end - i, as many as it likes.
       finish: the task's `finish`.
       sample: the task's `sample`, or None.
+      knobs: names of what `sample` can be told beyond what all can.
       functions: the task's other `functions`, by name, not compiled.
       place: this host's rows of a batch -> the global batch, on the devices.
       write_sample: (step, text) -> None, writes RUN/samples/STEP.txt and tells the loggers.
@@ -52,6 +53,7 @@ class Context(NamedTuple):
     eval_batches: Callable[[Weights, Callable[..., Any], int, int], tuple[int, Metrics]]
     finish: Callable[[dict[str, float]], dict[str, float]]
     sample: Callable[..., Any] | None
+    knobs: tuple[str, ...]
     functions: Mapping[str, Callable[..., Any]]
     place: Callable[[Any], Any]
     write_sample: Callable[[int, str], None]
@@ -103,6 +105,7 @@ def context(
         eval_batches=signals.interruptible(Judge(task, placement).several),
         finish=task.finish,
         sample=signals.interruptible(sampling(placement, task.sample)) if task.sample else None,
+        knobs=getattr(task.sample, "knobs", ()),
         functions={name: whole(placement, call) for name, call in task.functions.items()},
         place=signals.interruptible(place),
         write_sample=desk.write_sample,
