@@ -14,6 +14,7 @@ from aigc_jax.core import optim, schema, tree
 from aigc_jax.core.task import weights
 from aigc_jax.data.base import ArraySpec, Spec
 from aigc_jax.errors import UserError
+from aigc_jax.models import cnn
 from aigc_jax.models.conditioning import Pair
 from aigc_jax.tasks import adversarial, assisted_gan, gan
 from aigc_jax.tasks.auxiliary import NAMES, lambda_at
@@ -399,6 +400,7 @@ def test_helpers_of_no_weight_change_nothing_of_the_game() -> None:
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=f"{side}/{path}")
 
 
+LOOKS = {"auxiliaries": ("frozen_features",)}
 # Helper -> which networks change with its weight, after one step.
 CHANGES = {
     "rotation": {"discriminator", "generator", "rotation"},  # the generator meets another D
@@ -419,6 +421,36 @@ def test_a_helper_moves_what_it_helps(name: str) -> None:
     if name == "frozen_features":
         first = start(task).vars["frozen_features"]
         assert same(some.vars["frozen_features"], first)
+
+
+def test_a_classifier_is_what_a_second_discriminator_looks_through() -> None:
+    """Its loss against one written out: hinge, on a head behind the classifier's features."""
+    task = make(
+        assisted_gan, auxiliaries=("frozen_features",), frozen="cnn",
+        frozen_args=(("widths", (2,)), ("hidden", 5)),
+    )  # fmt: skip
+    state, rows = start(task), batch()
+    made = -rows["x"]
+    network = cnn.make(classes=3, shape=(SIDE, SIDE, 1), widths=(2,), hidden=5)
+    kept, head = state.vars["frozen_features"], state.params["frozen_features"]
+    assert set(kept) == {"stage_0", "hidden", "head"}  # a classifier's parameters, whole
+
+    def answer(x: jax.Array) -> np.ndarray:
+        seen = np.asarray(network.apply({"params": kept}, x, method="features"))
+        first, last = (head[f"layers_{i}"] for i in (0, 2))
+        h = seen @ np.asarray(first["kernel"]) + np.asarray(first["bias"])
+        h = np.where(h > 0, h, 0.2 * h)
+        return (h @ np.asarray(last["kernel"]) + np.asarray(last["bias"]))[:, 0]
+
+    scene = SimpleNamespace(x=rows["x"], made=made, params=state.params, vars=state.vars)
+    (helper,) = task.init.__self__.helpers
+    r, f = answer(rows["x"]), answer(made)
+    want = np.maximum(0, 1 - r) + np.maximum(0, 1 + f)
+    np.testing.assert_allclose(helper.critic(scene), want, rtol=1e-4)
+    np.testing.assert_allclose(helper.generator(scene), -f, rtol=1e-4, atol=1e-6)
+    assert np.abs(r - f).max() > 1e-3
+    after, _ = jax.jit(task.step)(state, rows)
+    assert same(after.vars["frozen_features"], kept)
 
 
 def test_an_encoder_learns_to_invert() -> None:
@@ -596,6 +628,12 @@ def test_a_bad_rule_is_answered(settings: dict[str, Any], words: str) -> None:
         ({"auxiliaries": ("info",), "codes": 4}, "expected 1 to 3"),
         ({"auxiliaries": ("info",), "codes": 0}, "expected 1 to 3"),
         ({"auxiliaries": ("info",), "categories": (2,)}, "expected 0 to 1"),
+        ({"frozen": "cnn"}, "add that to task.auxiliaries"),
+        ({**LOOKS, "frozen": "cmm"}, "there is no 'cmm' in models"),
+        ({**LOOKS, "frozen": "gan_mlp"}, "no classifier of images"),
+        ({**LOOKS, "frozen": "transformer"}, "no classifier of images"),
+        ({**LOOKS, "frozen": "cnn", "frozen_args": (("width", 3),)}, "There are: widths, hidden"),
+        ({**LOOKS, "frozen": "cnn", "frozen_args": (("widths", (2, 2, 2)),)}, "too small"),
         ({"categories": (2, 1)}, "expected 2 or more of each"),
         ({"categories": (2, 2)}, r"take 4 latents.*latents=3"),
         ({"auxiliaries": ("rotation",), "packing": 2}, "set packing to 1"),

@@ -5,6 +5,7 @@ import re
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import process
 import pytest
@@ -12,8 +13,9 @@ import tiny
 import toy
 from test_resume import at
 
-from aigc_jax.cli import check_resume, encode
+from aigc_jax.cli import check_resume, encode, wire
 from aigc_jax.cli.main import main
+from aigc_jax.core import tree
 from aigc_jax.errors import UserError
 
 RUN = (
@@ -255,6 +257,40 @@ def test_a_collapse_is_told_by_what_earlier_starts_had_reached(home: Path) -> No
     assert more.code == 0, more.err
     said = " of 8 modes at step 8, less than half of the 8 that this run had reached"
     assert more.err.count(said) == 1 and "aigc: warning: modes/covered: " in more.err
+
+
+def test_a_game_is_judged_through_the_weights_of_other_runs(home: Path) -> None:
+    """Of a classifier, and of another game's discriminator."""
+    short = [*RUN, "--config.run.steps=2", "--config.run.eval_every=0"]
+    judge, game = "configs/classifier/mnist.py", "configs/gan/mnist_mlp.py:info"
+    looks = "--config.task.auxiliaries=('frozen_features',)"
+    sizes = "--config.task.frozen_args=(('widths', (4, 4)), ('hidden', 16))"
+    for recipe, name, flags in (
+        (judge, "judge", ()),
+        (game, "first", ()),
+        (game, "by-judge", (looks, "--config.task.frozen=cnn", sizes, _from("judge/params/model"))),
+        (game, "by-first", (looks, _from("first/params/discriminator"))),
+    ):
+        typed = [recipe, *tiny.words(recipe, *short, *flags)]
+        done = process.aigc("train", *typed, f"--workdir={name}", folder=home)
+        assert done.code == 0, done.err
+    with contextlib.chdir(home):
+        kept = {name: wire.trained(Path(name)).state for name in ("by-judge", "by-first")}
+        sources = {
+            "by-judge": wire.trained(Path("judge")).state.params["model"],
+            "by-first": wire.trained(Path("first")).state.params["discriminator"],
+        }
+    for name, source in sources.items():
+        assert (
+            tree.first_difference(
+                *map(jax.device_get, (kept[name].vars["frozen_features"], source))
+            )
+            is None
+        )
+
+
+def _from(part: str) -> str:
+    return f"--config.init_from={{'vars/frozen_features': '{part}'}}"
 
 
 # --- many seeds as one program --------------------------------------------------------------

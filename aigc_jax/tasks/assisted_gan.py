@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 
+from aigc_jax.core import schema
+from aigc_jax.core.config import maker
 from aigc_jax.core.optim import Optimizer
 from aigc_jax.core.task import Batch, Metrics, State, Task, Weights, single
+from aigc_jax.errors import UserError
 from aigc_jax.tasks.adversarial import Match
 from aigc_jax.tasks.auxiliary import Auxiliary, lambda_at, make_helpers
 from aigc_jax.tasks.gan import make_players
@@ -40,6 +44,8 @@ def make(
     auxiliaries: tuple[str, ...] = ("encoder",),
     codes: int = 2,
     categories: tuple[int, ...] = (),
+    frozen: str = "",
+    frozen_args: tuple = (),
     loss: str = "non_saturating",
     penalties: tuple[str, ...] = (),
     penalty_every: int = 1,
@@ -67,18 +73,28 @@ def make(
       codes: how many of the continuous latents "info" finds again.
       categories: sizes of categorical latents; they are the last of `model.latents`, one-hot, and
         "info" finds them all again.
+      frozen: what "frozen_features" looks through: a module of `models/` that a classifier can be
+        made of, such as "cnn"; "" for the discriminator's layers. Its weights are random, or a
+        run's: init_from={"vars/frozen_features": "runs/mnist-classifier/params/model"}.
+      frozen_args: settings of that module, (name, value) each, as that run has them.
       loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent, own_rows: as
         in `gan.make`.
 
     Raises:
-      UserError: as `gan.make`, and a helper that doesn't exist or can't help here.
+      UserError: as `gan.make`, a helper that doesn't exist or can't help here, and a frozen
+        network that has no features of such examples.
     """
     rules = Rules(
         loss, penalties, penalty_every, critic_steps, packing, unroll, augment, latent, own_rows,
         categories,
     )  # fmt: skip
     players = make_players(spec, model, rules)
-    helpers = make_helpers(auxiliaries, players, codes)
+    if (frozen or frozen_args) and "frozen_features" not in auxiliaries:
+        raise UserError(
+            "task.frozen is what 'frozen_features' looks through; add that to task.auxiliaries."
+        )
+    network = _classifying(spec.facts, frozen, frozen_args) if frozen else None
+    helpers = make_helpers(auxiliaries, players, codes, network)
     task = Match(players, optimizer, helpers).task()
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -89,6 +105,25 @@ def make(
         return new.replace(hyper=state.hyper), {**metrics, **shown}
 
     return task._replace(step=step, functions={**task.functions, **_inverses(players, helpers)})
+
+
+def _classifying(facts: Any, name: str, args: tuple) -> nn.Module:
+    """Builds a network that classifies examples, and so has features of them."""
+    knobs = [key for key, knob in schema.knobs("models", name).items() if not knob.required]
+    for pair in args:
+        if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] not in knobs:
+            raise UserError(
+                f"task.frozen_args: expected ('setting', value) pairs of '{name}', got {pair!r}."
+                f" There are: {', '.join(knobs)}."
+            )
+    network: Any = None
+    if set(schema.required("models", name)) == {"classes", "shape"}:
+        numbers = {"classes": facts["classes"], "shape": tuple(facts["shape"])}
+        network = maker("models", name)(**numbers, **dict(args))
+    if not hasattr(network, "features"):
+        raise UserError(f"task.frozen='{name}' is no classifier of images; 'cnn' is one.")
+    network.check()
+    return network  # type: ignore[no-any-return]
 
 
 def _inverses(
