@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import pytest
 
 from aigc_jax.errors import UserError
 from aigc_jax.evals import ngram
-from aigc_jax.train.evaluation import Desk, add_floors
+from aigc_jax.train.evaluation import Desk, add_floors, write_floors
+from aigc_jax.train.lock import alone
 
 
 def context(desk: Desk, ids: dict[str, Any], fingerprint: str = "a" * 64) -> Any:
@@ -45,6 +47,19 @@ def test_other_data_have_floors_of_their_own(tmp_path: Path) -> None:
     other = {**IDS, "train": np.array([2, 2, 2])}
     ngram.make(context(desk, other, "b" * 64), orders=1)(None, 0)
     assert (tmp_path / "floors.json").read_text() != first
+
+
+def test_two_that_add_floors_at_once_lose_none(tmp_path: Path) -> None:
+    (tmp_path / "floors.json").write_text('{"x": {"a": 1.0}}')
+    other = threading.Thread(target=write_floors, args=(tmp_path, "x", {"c": 3.0}))
+    with alone(tmp_path):
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        (tmp_path / "floors.json").write_text('{"x": {"a": 1.0, "b": 2.0}}')
+    other.join()
+    floors = json.loads((tmp_path / "floors.json").read_text())
+    assert floors == {"x": {"a": 1.0, "b": 2.0, "c": 3.0}}
 
 
 def test_bad_input(tmp_path: Path) -> None:

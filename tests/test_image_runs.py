@@ -253,6 +253,8 @@ def test_a_collapse_is_told_by_what_earlier_starts_had_reached(home: Path) -> No
     path = home / "fallen" / "metrics.jsonl"
     path.write_text(re.sub('("modes/covered": )[01]', r"\g<1>8", path.read_text()))
     assert path.read_text().count('"modes/covered": 8') == 2
+    alone = process.aigc("eval", "fallen", "--only=modes", folder=home)
+    assert alone.code == 0 and "collapse" not in alone.err  # a checkpoint judged by itself
     more = process.aigc(*typed, "--allow-change=run.steps", folder=home)
     assert more.code == 0, more.err
     said = " of 8 modes at step 8, less than half of the 8 that this run had reached"

@@ -231,6 +231,24 @@ def test_compare(run: Run, tmp_path: Path) -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_compare_shows_the_nearest_floor_and_ceiling(run: Run, tmp_path: Path) -> None:
+    second = make_run(tmp_path / "second", steps=1000)
+    (second / "floors.json").unlink()
+    result = compare([run, Run(second)], ["validation/loss"])
+    assert result["floors"] == {"validation/loss": [FLOORS, {}]}
+    rows = [line.split() for line in as_text(result).splitlines() if "validation/loss" in line]
+    assert rows[0][2:7] == ["unigram", "3.3470", "1.8103", "5-gram", "1.6660"]
+    assert rows[1][2:5] == ["–", "1.8103", "–"]
+    (run.path / "floors.json").unlink()
+    text = as_text(compare([Run(run.path), Run(second)], ["validation/loss"]))
+    assert "next worse" not in text and "–" not in text
+
+
+def test_covered_modes_are_better_the_more_there_are(run: Run) -> None:
+    assert run.higher_is_better("modes/covered") and run.higher_is_better("modes/found")
+    assert not run.higher_is_better("modes/reverse_kl")
+
+
 def test_compare_does_not_warn_of_equal_data(run: Run, tmp_path: Path) -> None:
     result = compare([run, Run(make_run(tmp_path / "second"))], ["validation/loss"])
     assert result["warnings"] == [] and result["differences"] == {}

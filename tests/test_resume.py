@@ -182,6 +182,10 @@ def test_looking_at_a_run_does_not_disturb_it(home: Path) -> None:
     assert looked.code == 0, looked.err
     assert looked.err == ""
     assert json.loads(looked.out)["step"] == 8
+    (line,) = (home / "watched" / "evals.jsonl").read_text().splitlines()
+    said = json.loads(line)
+    row = next(r for r in toy.rows(home / "watched") if r["step"] == 8 and "validation" in str(r))
+    assert said["metrics"] == {name: row[name] for name in said["metrics"]} != {}
     assert sorted(p.name for p in half.parent.iterdir()) == before
     half.rmdir()
     (home / "go-on").touch()

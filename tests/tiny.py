@@ -1,7 +1,10 @@
 """Any recipe, made so small that a test can train it: one helper for all tests."""
 
 import os
+import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -101,8 +104,25 @@ def images_folder() -> Path:
     return folder
 
 
+def classifier_run() -> Path:
+    """Returns the folder of a run of the tiny classifier of digits, made on the first call."""
+    folder = Path(os.environ.get("AIGC_CACHE") or tempfile.gettempdir()) / "tiny-classifier"
+    if not folder.exists():
+        recipe, half = "configs/classifier/mnist.py", folder.with_suffix(f".{os.getpid()}")
+        subprocess.run(
+            [sys.executable, "-m", "aigc_jax.cli.main", "train", recipe, f"--workdir={half}",
+             *words(recipe)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        try:
+            half.rename(folder)
+        except OSError:  # another test process was first
+            shutil.rmtree(half)
+    return folder
+
+
 # What data of each name is made of; text of those that are not here.
-SOURCES = {"codes": codes_folder, "images": images_folder}
+SOURCES = {"codes": codes_folder, "images": images_folder, "stacked": images_folder}
 
 
 def words(recipe: str | Path, *overrides: str) -> list[str]:
@@ -120,6 +140,11 @@ def words(recipe: str | Path, *overrides: str) -> list[str]:
     if "path" in cfg["data"]:
         source = SOURCES.get(cfg["data"]["name"], text_file)
         small.append(f"--config.data.path={source()}")
+    small += [
+        f"--config.evals.{name}.classifier={classifier_run()}"
+        for name, section in cfg["evals"].items()
+        if section.get("classifier")
+    ]
     if cfg["data"].get("tokenizer") == "gpt2":  # its vocabulary would have to be fetched
         small.append("--config.data.tokenizer=bytes")
     return [*small, *overrides]

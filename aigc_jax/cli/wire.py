@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax.core import config
+from aigc_jax.core import overrides as override_words
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import plans
 
@@ -145,8 +146,16 @@ def evaluators(
     workdir: Path,
     write_sample: Callable[[int, str], None],
     write_picture: Callable[[int, str, Any], None],
+    scores: Any = None,
 ) -> Any:
-    """Makes the evaluators of the section `evals`, by name."""
+    """Makes the evaluators of the section `evals`, by name.
+
+    Args:
+      built: of the run. signals: see `train.evaluation.context`. workdir: the run folder.
+      write_sample, write_picture: see `train.evaluation.Context`.
+      scores: the `train.scores.Scores` of a checkpoint that is judged alone; it takes floors and
+        protocols, which the run folder has from a run, and has no history.
+    """
     from aigc_jax.data.store import cache_root
     from aigc_jax.train import evaluation
 
@@ -155,6 +164,11 @@ def evaluators(
         built.settings.steps,
     )  # fmt: skip
     context = evaluation.context(built.task, built.data, built.placement, signals, desk)
+    if scores is not None:
+        context = context._replace(
+            add_floors=scores.add_floors, add_protocol=scores.add_protocol, last_step=None,
+            history=lambda metric: [],
+        )  # fmt: skip
     return {
         name: config.build("evals", section, context=context)
         for name, section in built.config["evals"].items()
@@ -203,17 +217,34 @@ def extractor(wanted: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def saved(run: Path) -> Parts:
-    """Builds the parts of an existing run from its own config.
+def read_config(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads the config of an existing run, complete and checked, and what was typed into it.
+
+    An evaluator that is given the name of another module begins anew: the settings of the one that
+    had its place are not its own.
 
     Raises:
-      UserError: no run folder, or its data is no longer what it was trained on.
+      UserError: no run folder, or anything wrong in an override, as of `config.load`.
     """
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json.")
-    cfg = config.fill(config.from_json(path.read_text()), str(path))
-    config.check(cfg, str(path))
+    cfg = config.from_json(path.read_text())
+    for item in map(override_words.read, overrides):
+        if item.names_module and item.path.startswith("evals."):
+            key = item.path.split(".")[1]
+            if cfg["evals"].get(key, {}).get("name") != item.text:
+                cfg["evals"].pop(key, None)
+    return config.changed(cfg, overrides, str(path))
+
+
+def saved(run: Path, cfg: Mapping[str, Any] | None = None) -> Parts:
+    """Builds the parts of an existing run from its own config, or from `cfg`, made of it.
+
+    Raises:
+      UserError: no run folder, or its data is no longer what it was trained on.
+    """
+    cfg = read_config(run) if cfg is None else cfg
     built = parts(cfg)
     if words := other_data(run, built.data.fingerprint):
         raise UserError(words)
@@ -262,15 +293,18 @@ class Trained(NamedTuple):
     step: int
 
 
-def trained(run: Path, step: int | None = None) -> Trained:
+def trained(run: Path, step: int | None = None, cfg: Mapping[str, Any] | None = None) -> Trained:
     """Restores a run's newest checkpoint, or the one at `step`, for evaluation and sampling.
 
     The moving average where the run keeps one. The run itself may go on meanwhile.
 
+    Args:
+      run: the folder. step: of the checkpoint; None: the newest. cfg: as of `saved`.
+
     Raises:
       UserError: no run folder, other data, or no such checkpoint (those there are get listed).
     """
-    built = saved(run)
+    built = saved(run, cfg)
     import jax
     import numpy as np
 

@@ -57,18 +57,8 @@ def loader(spec: str, overrides: Sequence[str] = ()) -> Callable[[Sequence[str]]
     Returns:
       A function that takes more overrides and returns what `load` does with all of them.
     """
-    typed = [override_words.read(word) for word in overrides]
     cfg, label = recipe.read(spec)
-    # Outer names first: a task's name decides which networks it takes.
-    for item in sorted(typed, key=lambda item: item.path.count(".")):
-        if item.names_module:
-            override_words.rename(cfg, item)
-    cfg = fill(cfg, label)
-    check(cfg, label)
-    known = layout(cfg, label)
-    for item in typed:
-        if not item.names_module:
-            override_words.apply(cfg, known, item)
+    cfg, known = _changed(cfg, overrides, label)
 
     def more(words: Sequence[str]) -> ConfigDict:
         extra = [override_words.read(word) for word in words]
@@ -80,6 +70,37 @@ def loader(spec: str, overrides: Sequence[str] = ()) -> Callable[[Sequence[str]]
         return ConfigDict(copied, allow_dotted_keys=True).lock()
 
     return more
+
+
+def changed(cfg: Mapping[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
+    """Returns a config with the defaults and what was typed in it, complete and checked.
+
+    Args:
+      cfg: as a recipe gives it, or complete. overrides: as of `load`.
+      source: the name that messages give the config.
+
+    Raises:
+      UserError: anything wrong in the config or in an override, as of `load`.
+    """
+    return _changed(to_dict(cfg), overrides, source)[0]
+
+
+def _changed(
+    cfg: dict[str, Any], overrides: Sequence[str], source: str
+) -> tuple[dict[str, Any], dict[str, schema.Knob]]:
+    """Does what `changed` does, in place; gives the layout too."""
+    typed = [override_words.read(word) for word in overrides]
+    # Outer names first: a task's name decides which networks it takes.
+    for item in sorted(typed, key=lambda item: item.path.count(".")):
+        if item.names_module:
+            override_words.rename(cfg, item)
+    cfg = fill(cfg, source)
+    check(cfg, source)
+    known = layout(cfg, source)
+    for item in typed:
+        if not item.names_module:
+            override_words.apply(cfg, known, item)
+    return cfg, known
 
 
 def fill(cfg: Mapping[str, Any], source: str = "the config") -> dict[str, Any]:

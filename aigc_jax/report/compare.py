@@ -9,8 +9,9 @@ from typing import Any
 from aigc_jax.core.units import LOOP_METRICS, clock, figure
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.report import contrast, groups, matched
-from aigc_jax.report.folder import Run, is_run
+from aigc_jax.report.folder import Evaluation, Run, is_run
 from aigc_jax.report.groups import NONE
+from aigc_jax.report.levels import AROUND, around
 from aigc_jax.report.table import table
 
 _MANY = 8  # runs; of more, where seeds are summed up, only the sums are printed
@@ -40,7 +41,8 @@ def compare(
 
     Args:
       runs: two or more.
-      metrics: which to compare; none given: all evaluation metrics and the training loss.
+      metrics: which to compare; none given: all evaluation metrics and the training loss, and what
+        `aigc eval` measured of two runs or more.
       sources: the folder that was given for each run, "" for a run that was given itself.
 
     Returns:
@@ -48,28 +50,32 @@ def compare(
       seconds, fingerprint, and per metric final/final_step/best/best_step, None where a run lacks
       it), "differences" (path to one value per run), "incomparable" (a metric that was measured
       under different protocols, and so is in none of the above, to path and one value per run),
-      "seeds" (what `contrast.contrast` says; {} where no configuration has two seeds), "matched"
-      (what `matched.matched` says of two folders), "warnings" (sentences).
+      "higher_is_better" (per metric), "floors" (per metric, for each run: what trivial models and
+      real data score), "evals" (what `evaluations` says), "seeds" (what `contrast.contrast` says;
+      {} where no configuration has two seeds), "matched" (what `matched.matched` says of two
+      folders), "warnings" (sentences).
 
     Raises:
       UserError: fewer than two runs, or a metric that none of them has.
     """
     if len(runs) < 2:
         raise UserError(f"compare needs two runs or more, got {len(runs)}.")
-    known = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    curves = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    stored = evaluations(runs, metrics)
+    known = [*curves, *(n for n in _measured(runs) if n not in curves)]
     for metric in metrics:
         if metric not in known:
             raise UserError(
                 f"none of the runs has a metric '{metric}'.{nearest(metric, known)} "
                 f"They have: {', '.join(known) or 'none'}"
             )
-    chosen = list(metrics) or [
-        n for n in known if not n.startswith(LOOP_METRICS) or n == "train/loss"
-    ]
+    wanted = metrics or [n for n in curves if not n.startswith(LOOP_METRICS) or n == "train/loss"]
+    chosen = [name for name in wanted if name in curves]
     incomparable = {name: found for name in chosen if (found := other_protocols(runs, name))}
     chosen = [name for name in chosen if name not in incomparable]
     prints = [run.fingerprint for run in runs]
-    warnings = _about_protocols(incomparable)
+    warnings = _about_protocols(incomparable, "not compared")
+    warnings += _about_protocols(stored["incomparable"], "`aigc eval`: not compared")
     if len(set(prints)) > 1:
         warnings.append("the runs saw different data: their scores can not be compared.")
     states = [run.name for run in runs if run.state != "finished"]
@@ -95,6 +101,11 @@ def compare(
             for path, values in differences([run.config for run in runs]).items()
         },
         "incomparable": incomparable,
+        "higher_is_better": {
+            name: runs[0].higher_is_better(name) for name in [*chosen, *stored["scores"]]
+        },
+        "floors": {name: [run.floors.get(name, {}) for run in runs] for name in chosen},
+        "evals": stored,
         "seeds": contrast.contrast(runs, sources or [""] * len(runs), chosen),
         "matched": matched.matched(runs, sources or [""] * len(runs), chosen),
     }
@@ -115,36 +126,90 @@ def other_protocols(runs: Sequence[Run], metric: str) -> dict[str, list[Any]]:
       {dotted path: one value per run}, with NONE for a run without the metric or the entry; empty
       where nothing differs.
     """
-    has = [bool(run.series(metric).steps) for run in runs]
-    said = [
-        groups.flat({metric: run.protocols.get(metric, {})}) if counts else {}
-        for run, counts in zip(runs, has, strict=True)
-    ]
-    paths = sorted({path for one in said for path in one})
-    rows = {}
-    for path in paths:
-        values = [one.get(path, NONE) for one in said]
-        if len({json.dumps(v) for v, counts in zip(values, has, strict=True) if counts}) > 1:
-            rows[path.removeprefix(f"{metric}.")] = values
-    return rows
+    return _differing(
+        [run.protocols.get(metric, {}) if run.series(metric).steps else None for run in runs]
+    )
 
 
-def _about_protocols(incomparable: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
-    """One sentence for all metrics that differ in the same way."""
+def _differing(protocols: Sequence[Mapping[str, Any] | None]) -> dict[str, list[Any]]:
+    """Returns in what they differ, as `other_protocols`; None for a run without the metric."""
+    said = [groups.flat(one or {}) for one in protocols]
+    rows = {path: [one.get(path, NONE) for one in said] for one in said for path in sorted(one)}
+    return {
+        path: values
+        for path, values in sorted(rows.items())
+        if len({json.dumps(v) for v, p in zip(values, protocols, strict=True) if p is not None}) > 1
+    }
+
+
+def _measured(runs: Sequence[Run]) -> list[str]:
+    """The metrics that `aigc eval` measured, sorted."""
+    return sorted({name for run in runs for one in run.evaluations for name in one.metrics})
+
+
+def evaluations(runs: Sequence[Run], metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """Sets beside each other what `aigc eval` measured of the runs.
+
+    Of each run counts the latest measurement under a protocol that all have in common which have
+    the metric at all.
+
+    Args:
+      runs: two or more. metrics: which; none given: all that two runs or more have.
+
+    Returns:
+      A dict: "scores" (metric to one {step, score, floors} per run, None where a run lacks it),
+      "incomparable" (a metric without a protocol in common, to path and one value per run, as the
+      latest measurements say them).
+    """
+    scores: dict[str, list[Any]] = {}
+    incomparable: dict[str, dict[str, list[Any]]] = {}
+    for metric in metrics or _measured(runs):
+        found = [_by_protocol(run, metric) for run in runs]
+        having = [one for one in found if one]
+        if not having or (len(having) < 2 and not metrics):
+            continue
+        common = [key for key in having[0] if all(key in one for one in having)]
+        if common:
+            chosen = [one.get(common[0]) for one in found]
+            scores[metric] = [
+                one and {"step": one.step, "score": one.metrics[metric],
+                         "floors": run.levels(one, metric)}
+                for run, one in zip(runs, chosen, strict=True)
+            ]  # fmt: skip
+        else:
+            latest = [json.loads(next(iter(one))) if one else None for one in found]
+            incomparable[metric] = _differing(latest)
+    return {"scores": scores, "incomparable": incomparable}
+
+
+def _by_protocol(run: Run, metric: str) -> dict[str, Evaluation]:
+    """What `aigc eval` measured last under each protocol, the latest first."""
+    found: dict[str, Evaluation] = {}
+    for one in reversed(run.evaluations):
+        if metric in one.metrics:
+            found.setdefault(json.dumps(one.protocols.get(metric, {}), sort_keys=True), one)
+    return found
+
+
+def _about_protocols(
+    incomparable: Mapping[str, Mapping[str, Sequence[Any]]], what: str
+) -> list[str]:
+    """One sentence for all metrics that differ in the same way; `what` happened to them."""
     alike: dict[str, list[str]] = {}
     for metric, rows in incomparable.items():
         why = "; ".join(
-            f"{path} {' against '.join(_brief(value) for value in values)}"
+            f"{path} {' against '.join(brief(value) for value in values)}"
             for path, values in rows.items()
         )
         alike.setdefault(why, []).append(metric)
     return [
-        f"not compared, since measured under different protocols: {', '.join(names)} ({why})."
+        f"{what}, since measured under different protocols: {', '.join(names)} ({why})."
         for why, names in alike.items()
     ]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Returns an entry of a protocol in few characters: of a hash the beginning."""
     text = show(value)
     return text if len(text) <= 16 else f"{text[:12]}..."
 
@@ -181,15 +246,9 @@ def as_text(result: Mapping[str, Any]) -> str:
     ]
     parts = [table(["run", "state", "step", "trained", "data"], rows)]
     if result["metrics"]:
-        scores = []
-        for metric in result["metrics"]:
-            for label, run in zip(labels, runs, strict=True):
-                score = run["metrics"][metric]
-                best = f"{show(score['best'])} at {score['best_step']}"
-                missing = score["final"] is None
-                final = NONE if missing else show(score["final"])
-                scores.append([metric, label, final, NONE if score["best"] is None else best])
-        parts.append(table(["metric", "run", "final", "best"], scores))
+        parts.append(_tabled(result, labels))
+    if result["evals"]["scores"]:
+        parts.append(_stored(result, labels))
     if result["differences"]:
         settings = [
             [path, *(show(value) for value in values)]
@@ -199,6 +258,46 @@ def as_text(result: Mapping[str, Any]) -> str:
     else:
         parts.append("No setting differs.")
     return "\n\n".join([*parts, *over_seeds, *warned])
+
+
+def _tabled(result: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Final and best scores, the final ones between floors and ceilings where any are known."""
+    rows = []
+    for metric in result["metrics"]:
+        higher, levels = result["higher_is_better"][metric], result["floors"][metric]
+        for label, run, known in zip(labels, result["runs"], levels, strict=True):
+            score = run["metrics"][metric]
+            final = NONE if score["final"] is None else show(score["final"])
+            best = f"{show(score['best'])} at {score['best_step']}"
+            worse, better = around(score["final"], known, higher=higher)
+            best = NONE if score["best"] is None else best
+            rows.append([metric, label, worse, final, better, best])
+    return _without_empty(["metric", "run", AROUND[0], "final", AROUND[1], "best"], rows)
+
+
+def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, without floors and ceilings where no score has any."""
+    kept = [
+        i
+        for i, name in enumerate(head)
+        if name not in AROUND or any(row[i] != NONE for row in rows)
+    ]
+    return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _stored(result: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """What `aigc eval` measured."""
+    rows = []
+    for metric, found in result["evals"]["scores"].items():
+        higher = result["higher_is_better"][metric]
+        for label, one in zip(labels, found, strict=True):
+            cells = [NONE, NONE, NONE, NONE]
+            if one is not None:
+                worse, better = around(one["score"], one["floors"], higher=higher)
+                cells = [str(one["step"]), worse, show(one["score"]), better]
+            rows.append([metric, label, *cells])
+    head = ["by aigc eval", "run", "step", AROUND[0], "score", AROUND[1]]
+    return _without_empty(head, rows)
 
 
 def plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from aigc_jax.errors import UserError, nearest
 
 AXES = ("step", "wall")
 _HIGHER = ("accuracy", "reward", "bleu", "f1", "precision", "recall", "density", "coverage",
-           "_score", "found", "quality", "exact", "elbo")  # fmt: skip
+           "_score", "found", "covered", "quality", "exact", "elbo")  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -38,6 +38,29 @@ class Picture(NamedTuple):
 
     step: int
     path: Path
+
+
+class Evaluation(NamedTuple):
+    """What one `aigc eval` measured: a line of evals.jsonl.
+
+    Attributes:
+      step: of the checkpoint. metrics: by name. protocols: how they were measured, by metric.
+      floors: of those that the run itself measures otherwise, or not at all.
+      samples: the folder of texts and pictures within the run's, "" for none.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    protocols: dict[str, Any]
+    floors: dict[str, dict[str, float]]
+    samples: str
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "Evaluation":
+        """Reads a line."""
+        metrics = _numbers({"": line["metrics"]})[""]
+        floors, samples = _numbers(line["floors"]), line["samples"] or ""
+        return cls(line["step"], metrics, line["protocols"], floors, samples)
 
 
 def is_run(path: Path) -> bool:
@@ -128,11 +151,7 @@ class Run:
     @cached_property
     def floors(self) -> dict[str, dict[str, float]]:
         """For a metric, what trivial models (and, where known, the ceiling) score on it."""
-        return {
-            metric: {name: number(value) for name, value in levels.items()}
-            for metric, levels in self._json("floors.json").items()
-            if isinstance(levels, dict)
-        }
+        return _numbers(self._json("floors.json"))
 
     @cached_property
     def protocols(self) -> dict[str, Any]:
@@ -147,7 +166,10 @@ class Run:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a line that is only half there is left out."""
-        file = self.path / "metrics.jsonl"
+        return self._lines("metrics.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
         if not file.is_file():
             return []
         lines = [line for line in file.read_bytes().split(b"\n") if line.strip()]
@@ -156,6 +178,16 @@ class Run:
         except ValueError:
             rows = list(_readable(lines))
         return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """What `aigc eval` measured, in the order of the calls."""
+        return [Evaluation.of(row) for row in self._lines("evals.jsonl")]
+
+    def levels(self, found: Evaluation, metric: str) -> dict[str, float]:
+        """Returns what trivial models and real data score on a metric as it was measured there."""
+        alike = found.protocols.get(metric) == self.protocols.get(metric)
+        return {**(self.floors.get(metric, {}) if alike else {}), **found.floors.get(metric, {})}
 
     @cached_property
     def _series(self) -> dict[str, Series]:
@@ -317,6 +349,14 @@ def number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def _numbers(levels: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        metric: {name: number(value) for name, value in named.items()}
+        for metric, named in levels.items()
+        if isinstance(named, dict)
+    }
 
 
 def _in_order(series: Series) -> Series:

@@ -15,6 +15,7 @@ import numpy as np
 from aigc_jax.core.task import Batch, Metrics, Task, Weights
 from aigc_jax.errors import UserError
 from aigc_jax.train import kept, program, shards
+from aigc_jax.train.lock import alone
 from aigc_jax.train.log import history, warn
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
@@ -227,7 +228,7 @@ def write_sample(workdir: Path, step: int, text: str) -> None:
     if jax.process_index() == 0:
         folder = workdir / "samples"
         with storage_errors(folder):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{step:08d}.txt", text, sync=False)
 
 
@@ -240,7 +241,7 @@ def write_picture(workdir: Path, step: int, name: str, pixels: np.ndarray) -> No
         Image.fromarray(pixels).save(encoded, format="PNG")
         folder = workdir / "samples"
         with storage_errors(folder):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{step:08d}-{name}.png", encoded.getvalue(), sync=False)
 
 
@@ -257,19 +258,14 @@ def add_floors(
       desk: where to write. fingerprint: of the data. metric: what they are floors of.
       key: what they are kept under, a file name. make: computes them, {label: value}.
     """
-    if jax.process_index() != 0 or desk.run is None:
-        return
-    cached = desk.cache / f"{fingerprint[:32]}-{key}.json" if desk.cache else None
-    with kept.making:
-        if cached and cached.is_file():
-            floors = json.loads(cached.read_text())
-        else:
-            floors = make()
-            if cached:
-                with storage_errors(cached):
-                    cached.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(cached, json.dumps(floors, indent=2) + "\n")
-    path = desk.run / "floors.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    known[metric] = {**known.get(metric, {}), **floors}
-    write_atomic(path, json.dumps(known, indent=2) + "\n")
+    if jax.process_index() == 0 and desk.run is not None:
+        write_floors(desk.run, metric, kept.keep_floors(desk.cache, fingerprint, key, make))
+
+
+def write_floors(run: Path, metric: str, floors: Mapping[str, float]) -> None:
+    """Adds floors of one metric to those in RUN/floors.json."""
+    path = run / "floors.json"
+    with alone(run):  # `aigc eval` may be adding others
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        known[metric] = {**known.get(metric, {}), **floors}
+        write_atomic(path, json.dumps(known, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What evaluators keep: arrays that cost much to make, and the protocols of their scores."""
+"""What evaluators keep: arrays and floors that cost much to make, and the protocols of scores."""
 
 import io
 import json
@@ -50,23 +50,56 @@ def _kept_or_made(kept: Path | None, make: Callable[[], Arrays]) -> Arrays:
     return made
 
 
+def keep_floors(
+    cache: Path | None, fingerprint: str, key: str, make: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Returns the floors that `make()` returns, from the cache where they are; else as of
+    `keep_arrays`.
+    """
+    cached = cache / f"{fingerprint[:32]}-{key}.json" if cache else None
+    with making:
+        if cached and cached.is_file():
+            return dict(json.loads(cached.read_text()))
+        floors = make()
+        if cached:
+            with storage_errors(cached):
+                cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cached, json.dumps(floors, indent=2) + "\n")
+        return floors
+
+
 def add_protocol(run: Path | None, metric: str, protocol: dict[str, Any]) -> None:
     """Writes under which protocol a metric was measured to RUN/protocols.json.
 
     Raises:
-      UserError: the run has the same metric under another protocol: two scores that can't be
-        compared would stand on one curve.
+      UserError: as of `noted`.
     """
     if jax.process_index() != 0 or run is None:
         return
     path = run / "protocols.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
+    both = noted(known, metric, protocol, f"{metric} of {run} was measured")
+    if both != known:
+        write_atomic(path, json.dumps(both, indent=2) + "\n")
+
+
+def noted(
+    known: dict[str, Any], metric: str, protocol: dict[str, Any], whose: str
+) -> dict[str, Any]:
+    """Returns the protocols that are known, by metric, and this one, as JSON holds it.
+
+    Args:
+      known: protocols. metric, protocol: to add. whose: how the message begins.
+
+    Raises:
+      UserError: the same metric is there under another protocol: two scores that can't be compared
+        would stand under one name.
+    """
     said = json.loads(json.dumps(protocol))
     if known.get(metric, said) != said:
         different = [k for k in {**known[metric], **said} if known[metric].get(k) != said.get(k)]
         raise UserError(
-            f"{metric} of {run} was measured under another protocol (other"
-            f" {', '.join(different)}); give the evaluator another title=."
+            f"{whose} under another protocol (other {', '.join(different)}); give the evaluator"
+            " another title=."
         )
-    if metric not in known:
-        write_atomic(path, json.dumps({**known, metric: said}, indent=2) + "\n")
+    return {**known, metric: said}

@@ -1,8 +1,10 @@
 """One process, one run folder."""
 
+import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -41,3 +43,19 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Lets one process at a time change a file that others change too, whoever has the run's lock.
+
+    The lock is on the folder itself, for a moment. Where the file system knows none, there is none.
+    """
+    with storage_errors(workdir):
+        handle = os.open(workdir, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
