@@ -121,11 +121,88 @@ def test_a_penalty_has_the_gradient_of_finite_differences() -> None:
         check_grads(penalty, (w,), order=1, modes=["rev"])
 
 
+# Penalty -> what it makes of slopes [B], written out.
+CENTRES = {
+    "r1": lambda slope: slope**2 / 2,
+    "r2": lambda slope: slope**2 / 2,
+    "gradient_penalty": lambda slope: (slope - 1) ** 2,
+    "gradient_penalty_0": lambda slope: slope**2,
+    "dragan": lambda slope: (slope - 1) ** 2,
+}
+
+
+def test_every_penalty_has_a_twin() -> None:
+    assert set(CENTRES) == set(PENALTIES)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalty_equals_finite_differences_in_float64(name: str) -> None:
+    """Of a discriminator of two layers, at the points that the penalty looks at."""
+    rng = np.random.default_rng(5)
+    real, made = rng.normal(size=(2, 6, 2, 3))
+    w, v = rng.normal(size=(6, 4)), rng.normal(size=4)
+    points, centre = PENALTIES[name]
+    at = points(jax.random.key(3), jnp.float32(real), jnp.float32(made))
+    found = centre(
+        adversarial.squared_slope(
+            lambda x: jnp.tanh(x.reshape(6, -1) @ jnp.float32(w)) @ jnp.float32(v), at
+        )
+    )
+
+    def judge(x: np.ndarray) -> np.ndarray:
+        return np.tanh(x @ w) @ v
+
+    x, h = np.asarray(at, np.float64).reshape(6, -1), 1e-5
+    slopes = [(judge(x + h * e) - judge(x - h * e)) / (2 * h) for e in np.eye(6)]
+    want = CENTRES[name](np.linalg.norm(slopes, axis=0))
+    assert found.shape == (6,)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_lecam_equals_its_twin() -> None:
+    rng = np.random.default_rng(6)
+    real, made, means = rng.normal(0, 3, 32), rng.normal(0, 3, 32), rng.normal(size=2)
+    found = adversarial.lecam(*map(jnp.float32, (real, made, *means)))
+    want = np.square(real - means[1]) + np.square(made - means[0])
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
 def test_lecam_by_hand() -> None:
     found = adversarial.lecam(
         jnp.array([1.0, 2.0]), jnp.array([-1.0, 0.0]), jnp.array(3.0), jnp.array(-2.0)
     )
     np.testing.assert_allclose(found, [9.0 + 16.0, 16.0 + 9.0])
+
+
+def test_codes_found_again_by_hand() -> None:
+    """A code 2 scales from its mean, with scale 1; a category of two at probability 3/4; one of
+    three at probability 1/3.
+    """
+    answer = jnp.array([[1.0, 0.0, 0.0, LN(3), 5.0, 5.0, 5.0]])
+    code, hot = jnp.array([[3.0]]), jnp.array([[0.0, 1.0, 0.0, 0.0, 1.0]])
+    found = adversarial.code_nll(answer, code, hot, (2, 3))
+    np.testing.assert_allclose(found, [2.0 + LN(4 / 3) + LN(3)], rtol=1e-6)
+    found = adversarial.code_nll(answer[:, 2:4], code[:, :0], hot[:, :2], (2,))
+    np.testing.assert_allclose(found, [LN(4 / 3)], rtol=1e-6)
+
+
+def test_codes_found_again_equal_their_twin_and_stay_finite() -> None:
+    rng, sizes = np.random.default_rng(4), (4, 2)
+    answer, code = rng.normal(0, 3, (32, 10)), rng.normal(size=(32, 2))
+    chosen = [rng.integers(0, size, 32) for size in sizes]
+    hot = np.concatenate([np.eye(size)[c] for size, c in zip(sizes, chosen, strict=True)], axis=1)
+    log_scale = 3 * np.tanh(answer[:, 2:4] / 3)
+    want = (0.5 * ((code - answer[:, :2]) / np.exp(log_scale)) ** 2 + log_scale).sum(1)
+    for logits, c in zip((answer[:, 4:8], answer[:, 8:]), chosen, strict=True):
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        want -= np.log(p[np.arange(32), c])
+    found = adversarial.code_nll(*map(jnp.float32, (answer, code, hot)), sizes)
+    assert found.shape == (32,)
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5)
+    far = jax.value_and_grad(
+        lambda a: adversarial.code_nll(a, jnp.float32(code), jnp.float32(hot), sizes).sum()
+    )(jnp.float32(200.0 * answer))
+    assert all(np.isfinite(x).all() for x in far)
 
 
 def test_class_cross_entropy_by_hand_and_far_out() -> None:

@@ -3,7 +3,8 @@
 A task found in `tasks/` without an entry in TINY fails: whoever adds one adds its line here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aigc_jax.core import config, optim, schema, tree
+from aigc_jax.core import burn_in, config, optim, schema, tree
 from aigc_jax.core.task import State, Task, weights
 from aigc_jax.data.base import ArraySpec, Spec
 
@@ -24,12 +25,17 @@ class Case(NamedTuple):
       facts: what its data says of itself.
       batch: (seed, rows) -> arrays; masked where a row may be.
       frozen: a regular expression, found in the paths of some parameters and not of all.
+      optim: settings of the optimizer. hyper: numbers that are not the defaults.
+      together: rows of an evaluation that are judged together.
     """
 
     settings: dict[str, Any]
     facts: dict[str, Any]
     batch: Callable[[int, int], dict[str, np.ndarray]]
     frozen: str
+    optim: Mapping[str, Any] = MappingProxyType({})
+    hyper: Mapping[str, float] = MappingProxyType({})
+    together: int = 1
 
 
 def language(seed: int, rows: int) -> dict[str, np.ndarray]:
@@ -55,6 +61,12 @@ def images(seed: int, rows: int) -> dict[str, np.ndarray]:
     }
 
 
+MLP = {
+    "name": "gan_mlp",
+    "latents": 3,
+    "generator_widths": (5,),
+    "discriminator_widths": (6,),
+}
 TINY = {
     "lm": Case(
         settings={
@@ -91,12 +103,7 @@ TINY = {
     ),
     "assisted_gan": Case(
         settings={
-            "model": {
-                "name": "gan_mlp",
-                "latents": 3,
-                "generator_widths": (5,),
-                "discriminator_widths": (6,),
-            },
+            "model": MLP,
             "auxiliaries": ("rotation", "encoder"),
             "critic_steps": 2,
             "loss": "least_squares",
@@ -127,15 +134,84 @@ TINY = {
         batch=images,
         frozen="decoder/in",
     ),
+    # The same tasks with settings that change what a step is: TASK, or TASK-words.
+    "gan-packed": Case(
+        settings={
+            "model": MLP | {"norm": True},
+            "packing": 2,
+            "unroll": 1,
+            "own_rows": True,
+        },
+        facts={"shape": (8, 8, 1), "classes": 3},
+        batch=images,
+        frozen="generator/hidden_0|discriminator/hidden_0",
+        optim={"name": "adam", "args": (("eps_root", 1e-6),)},
+        together=2,
+    ),
+    "gan-adaptive": Case(
+        settings={
+            "model": {
+                "name": "dcgan",
+                "latents": 3,
+                "generator_width": 2,
+                "discriminator_width": 3,
+                "generator_labels": "concat",
+                "discriminator_labels": "classifier",
+            },
+            "augment": "ada",
+            "critic_steps": 2,
+            "penalties": ("lecam",),
+        },
+        facts={"shape": (8, 8, 1), "classes": 3},
+        batch=images,
+        frozen="generator/first|discriminator/down_1",
+        hyper={"ada_images": 40.0},
+    ),
+    "assisted_gan-codes": Case(
+        settings={
+            "model": MLP,
+            "auxiliaries": ("info", "feature_matching"),
+            "codes": 1,
+            "categories": (2,),
+        },
+        facts={"shape": (8, 8, 1), "classes": 3},
+        batch=images,
+        frozen="generator/hidden_0|info/hidden_0",
+        optim={"burn_in": ("lr", "lambda_2")},
+        hyper={"burn_in": 3.0, "lr_first": 0.02, "lambda_2_first": 0.5},
+    ),
+    "vae-two_layers": Case(
+        settings={
+            "model": {
+                "name": "vae_two_layers",
+                "width": 5,
+                "upper_width": 4,
+                "latent": 3,
+                "upper_latent": 2,
+            },
+            "samples": 2,
+        },
+        facts={"shape": (8, 8, 1), "classes": 3},
+        batch=images,
+        frozen="encoder",
+        optim={"burn_in": ("beta",)},
+        hyper={"burn_in": 3.0, "beta_first": 0.1},
+    ),
 }
 
 ROWS = 4
-TASKS = schema.names("tasks")
+TASKS = list(TINY)
 everywhere = pytest.mark.parametrize("name", TASKS)
 
 
 def test_every_task_is_held_to_the_contract() -> None:
-    assert set(TASKS) == set(TINY), "every task of aigc_jax/tasks has a line in TINY, no other has"
+    assert set(schema.names("tasks")) == set(map(task_of, TINY)), (
+        "every task of aigc_jax/tasks has a line in TINY, no other has"
+    )
+
+
+def task_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def make(name: str, *, frozen: bool = False) -> Task:
@@ -145,12 +221,15 @@ def make(name: str, *, frozen: bool = False) -> Task:
     rules: tuple[Any, ...] = ((".*", {}),)
     if frozen:
         rules = ((case.frozen, {"freeze": True}), *rules)
-    optimizer = optim.make(10, ema=True, schedule="constant", rules=rules)
-    return config.build("tasks", {"name": name, **case.settings}, spec=spec, optimizer=optimizer)
+    optimizer = optim.make(10, ema=True, schedule="constant", rules=rules, **case.optim)
+    section = {"name": task_of(name), **case.settings}
+    task = config.build("tasks", section, spec=spec, optimizer=optimizer)
+    return burn_in.burning_in(task, optimizer.burn_in, case.hyper)
 
 
 def hyper(name: str, **changes: float) -> dict[str, np.ndarray]:
-    numbers = optim.HYPER | schema.hyper("tasks", name) | {"lr": 0.01} | changes
+    own = schema.hyper("tasks", task_of(name)) | {"lr": 0.01} | dict(TINY[name].hyper)
+    numbers = optim.HYPER | own | changes
     return {key: np.float32(value) for key, value in numbers.items()}  # type: ignore[misc]
 
 
@@ -283,9 +362,10 @@ def test_sums_of_an_evaluation_do_not_depend_on_the_split(made: tuple[str, Made]
 
     one = totals(evaluate, state, [rows(0, 1, 2, 3, 4, 5)])
     assert all(weight > 0 for _, weight in one.values())
+    alone = [[rows(0, 1, 2), rows(3, 4, 5)], [rows(5, 0), rows(4, 1), rows(3, 2)]]
     for parts in (
-        [rows(0, 1, 2), rows(3, 4, 5)],
-        [rows(5, 0), rows(4, 1), rows(3, 2)],
+        *(alone if TINY[name].together == 1 else []),
+        [rows(0, 1), rows(2, 3), rows(4, 5)],
         [rows(0, 1, 2, 3), rows(4, 5, -1, -1)],
     ):
         split = totals(evaluate, state, parts)

@@ -1,5 +1,6 @@
 """The step of two players: what each loop over it, each control and each helper really does."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from aigc_jax.core import optim, schema, tree
 from aigc_jax.core.task import weights
 from aigc_jax.data.base import ArraySpec, Spec
 from aigc_jax.errors import UserError
+from aigc_jax.models import cnn
 from aigc_jax.models.conditioning import Pair
 from aigc_jax.tasks import adversarial, assisted_gan, gan
 from aigc_jax.tasks.auxiliary import NAMES, lambda_at
 from aigc_jax.tasks.players import Players, Rules
+from aigc_jax.train import guard
 
 ROWS, SIDE = 4, 4
 MODEL = {
@@ -331,6 +335,56 @@ def test_an_auxiliary_classifier_is_trained_and_taught_from() -> None:
     assert float(metrics["loss"][0]) > float(metrics["discriminator_loss"][0])
 
 
+# --- bad numbers ----------------------------------------------------------------------------
+
+GUARDED: dict[str, Any] = {
+    "model": {"norm": True, "spectral_norm": True}, "critic_steps": 2, "augment": "ada",
+    "penalties": ("lecam",), "optim": {"name": "adam", "ema": True},
+}  # fmt: skip
+
+
+def poisoned(*steps: int) -> Any:
+    """Batches of which one pixel is NaN at these steps."""
+
+    def rows(step: int) -> dict[str, np.ndarray]:
+        found = {name: np.array(x) for name, x in batch(step).items()}
+        if step in steps:
+            found["x"][3, 0, 0, 0] = np.nan  # in the second part of the batch alone
+        return found
+
+    return rows
+
+
+def test_a_bad_step_leaves_both_players_as_they_were() -> None:
+    task = make(**GUARDED)
+    step = jax.jit(guard.guarded_step(task.step, policy="skip", spike=0.0))
+    state = guard.guarded_init(task.init)(jax.random.key(1), hyper(ada_images=40.0))
+    for i in range(3):
+        state, metrics = step(state, poisoned(3)(i))
+        assert float(metrics["bad"][0]) == 0.0
+    after, metrics = step(state, poisoned(3)(3))
+    assert float(metrics["bad"][0]) == 1.0
+    before, now = toy.leaves(state), toy.leaves(after)
+    for part in ("params/discriminator", "params/generator", "opt/discriminator", "opt/generator",
+                 "vars/discriminator", "vars/generator", "vars/ada", "vars/lecam", "vars/ema",
+                 "ema/generator"):  # fmt: skip
+        assert any(name.startswith(part) for name in before), part
+    assert [n for n in before if before[n].tobytes() != now[n].tobytes()] == ["step"]
+
+
+def test_a_game_rolled_back_is_one_that_never_met_the_bad_rows(tmp_path: Path) -> None:
+    """From the checkpoint at 4 behind the batch 6, so that batches 4 to 6 are passed over."""
+    rest = [0, 1, 2, 3, *range(7, 20)]
+    numbers = {name: float(value) for name, value in hyper(ada_images=40.0).items()}
+    runs = [
+        toy.loop(tmp_path / name, of=make(**GUARDED), batch_at=rows, hyper=numbers, steps=8,
+                 save_every=4, on_bad="rollback").run()
+        for name, rows in (("a", poisoned(6)), ("b", lambda step: poisoned()(rest[step])))
+    ]  # fmt: skip
+    assert (tmp_path / "a" / "bad" / "6").is_dir()
+    toy.same(runs[0].state, runs[1].state)
+
+
 # --- helpers --------------------------------------------------------------------------------
 
 
@@ -346,6 +400,7 @@ def test_helpers_of_no_weight_change_nothing_of_the_game() -> None:
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=f"{side}/{path}")
 
 
+LOOKS = {"auxiliaries": ("frozen_features",)}
 # Helper -> which networks change with its weight, after one step.
 CHANGES = {
     "rotation": {"discriminator", "generator", "rotation"},  # the generator meets another D
@@ -368,6 +423,36 @@ def test_a_helper_moves_what_it_helps(name: str) -> None:
         assert same(some.vars["frozen_features"], first)
 
 
+def test_a_classifier_is_what_a_second_discriminator_looks_through() -> None:
+    """Its loss against one written out: hinge, on a head behind the classifier's features."""
+    task = make(
+        assisted_gan, auxiliaries=("frozen_features",), frozen="cnn",
+        frozen_args=(("widths", (2,)), ("hidden", 5)),
+    )  # fmt: skip
+    state, rows = start(task), batch()
+    made = -rows["x"]
+    network = cnn.make(classes=3, shape=(SIDE, SIDE, 1), widths=(2,), hidden=5)
+    kept, head = state.vars["frozen_features"], state.params["frozen_features"]
+    assert set(kept) == {"stage_0", "hidden", "head"}  # a classifier's parameters, whole
+
+    def answer(x: jax.Array) -> np.ndarray:
+        seen = np.asarray(network.apply({"params": kept}, x, method="features"))
+        first, last = (head[f"layers_{i}"] for i in (0, 2))
+        h = seen @ np.asarray(first["kernel"]) + np.asarray(first["bias"])
+        h = np.where(h > 0, h, 0.2 * h)
+        return (h @ np.asarray(last["kernel"]) + np.asarray(last["bias"]))[:, 0]
+
+    scene = SimpleNamespace(x=rows["x"], made=made, params=state.params, vars=state.vars)
+    (helper,) = task.init.__self__.helpers
+    r, f = answer(rows["x"]), answer(made)
+    want = np.maximum(0, 1 - r) + np.maximum(0, 1 + f)
+    np.testing.assert_allclose(helper.critic(scene), want, rtol=1e-4)
+    np.testing.assert_allclose(helper.generator(scene), -f, rtol=1e-4, atol=1e-6)
+    assert np.abs(r - f).max() > 1e-3
+    after, _ = jax.jit(task.step)(state, rows)
+    assert same(after.vars["frozen_features"], kept)
+
+
 def test_an_encoder_learns_to_invert() -> None:
     """With the generator held, its loss falls: A_G is minimized, not maximized."""
     task = make(assisted_gan, auxiliaries=("encoder", "info"), codes=2, optim={"name": "adam"})
@@ -388,6 +473,73 @@ def test_an_encoder_learns_to_invert() -> None:
         state, _ = step(state, batch(i))
     after = losses(state)
     assert all(after[name] < 0.9 * before[name] for name in before), (before, after)
+
+
+def test_what_an_encoder_finds_is_codes_and_reconstructions() -> None:
+    labels = {"generator_labels": "concat", "discriminator_labels": "projection"}
+    task, rows = make(assisted_gan, auxiliaries=("info", "encoder"), model=labels), batch()
+    judged, key = weights(start(task)), jax.random.key(0)
+    found = task.functions["codes"](judged, rows)
+    net = task.init.__self__.players.pair.discriminator.clone(outputs=3)
+    params, label = judged.params, jnp.zeros(ROWS, jnp.int32)
+    want = net.apply({"params": params["encoder"]}, rows["x"], label, train=False).logits
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    again = task.functions["reconstruct"](judged, rows, key)
+    made = task.functions["decode"](judged, want, rows["label"])
+    np.testing.assert_allclose(again, made, rtol=1e-5)
+    other = task.functions["reconstruct"](judged, {**rows, "label": (rows["label"] + 1) % 3}, key)
+    assert np.abs(other - again).max() > 1e-3  # by the label of each row
+    for helpers in ((), ("rotation", "feature_matching")):
+        none = make(assisted_gan, auxiliaries=helpers).functions
+        assert not {"codes", "reconstruct"} & none.keys()
+
+
+def test_what_q_finds_is_means_and_probabilities() -> None:
+    task = make(assisted_gan, auxiliaries=("info",), codes=1, categories=(2,))
+    rows, judged = batch(), weights(start(task))
+    found = task.functions["codes"](judged, rows)
+    net, label = task.init.__self__.players.pair.discriminator.clone(outputs=4), rows["label"]
+    answer = net.apply({"params": judged.params["info"]}, rows["x"], label, train=False).logits
+    np.testing.assert_allclose(found[:, :1], answer[:, :1], rtol=1e-5)  # not the scale
+    np.testing.assert_allclose(found[:, 1:], jax.nn.softmax(answer[:, 2:]), rtol=1e-5)
+    assert "reconstruct" not in task.functions  # of the other latents it knows nothing
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_categories_are_the_last_latents(latent: str) -> None:
+    model = {"latents": 8}
+    # Powers of two: of one and the same bits, they would depend on each other.
+    task = make(assisted_gan, model=model, categories=(2, 4), latent=latent)
+    players = task.init.__self__.players
+    z = np.asarray(players.latents(jax.random.key(0), 3000))
+    assert z.shape == (3000, 8) and set(z[:, 2:].ravel()) == {0.0, 1.0}
+    for part in (z[:, 2:4], z[:, 4:]):
+        assert (part.sum(1) == 1).all()
+        np.testing.assert_allclose(part.mean(0), 1 / part.shape[1], atol=0.03)
+    joint = z[:, 2:4].T @ z[:, 4:] / 3000  # independent of each other
+    np.testing.assert_allclose(joint, 1 / 8, atol=0.03)
+    seen: list[Any] = []
+    players.generate = lambda params, kept, z, label, train: (seen.append(z) or z, kept)
+    keys, label = jax.random.split(jax.random.key(0), 500), jnp.zeros(500, jnp.int32)
+    far, near = (players.draw(weights(start(task)), keys, label, t) for t in (0.0, 0.5))
+    np.testing.assert_array_equal(far[:, 2:], near[:, 2:])
+    if latent == "normal":
+        assert np.abs(np.asarray(near)[:, :2]).max() <= 0.5 < np.abs(np.asarray(far)[:, :2]).max()
+
+
+def test_q_finds_the_categories_of_made_examples() -> None:
+    task = make(
+        assisted_gan, model={"latents": 5}, auxiliaries=("info",), codes=0, categories=(3,),
+        optim={"name": "adam"},
+    )  # fmt: skip
+    state, step = start(task, lr=0.01), jax.jit(task.step)
+    for i in range(100):
+        state, _ = step(state, batch(i))
+    judged, z = weights(state), task.functions["latents"](jax.random.key(1), 200)
+    rows = {**batch(rows=200), "x": task.functions["decode"](judged, z)}
+    found = task.functions["codes"](judged, rows)
+    assert found.shape == (200, 3)
+    assert (found.argmax(1) == z[:, 2:].argmax(1)).mean() > 0.9
 
 
 def test_weights_rise_and_fall() -> None:
@@ -474,6 +626,16 @@ def test_a_bad_rule_is_answered(settings: dict[str, Any], words: str) -> None:
         ({"auxiliaries": ("encodr",)}, "Did you mean 'encoder'"),
         ({"auxiliaries": ("encoder", "encoder")}, "stands twice"),
         ({"auxiliaries": ("info",), "codes": 4}, "expected 1 to 3"),
+        ({"auxiliaries": ("info",), "codes": 0}, "expected 1 to 3"),
+        ({"auxiliaries": ("info",), "categories": (2,)}, "expected 0 to 1"),
+        ({"frozen": "cnn"}, "add that to task.auxiliaries"),
+        ({**LOOKS, "frozen": "cmm"}, "there is no 'cmm' in models"),
+        ({**LOOKS, "frozen": "gan_mlp"}, "no classifier of images"),
+        ({**LOOKS, "frozen": "transformer"}, "no classifier of images"),
+        ({**LOOKS, "frozen": "cnn", "frozen_args": (("width", 3),)}, "There are: widths, hidden"),
+        ({**LOOKS, "frozen": "cnn", "frozen_args": (("widths", (2, 2, 2)),)}, "too small"),
+        ({"categories": (2, 1)}, "expected 2 or more of each"),
+        ({"categories": (2, 2)}, r"take 4 latents.*latents=3"),
         ({"auxiliaries": ("rotation",), "packing": 2}, "set packing to 1"),
     ],
 )

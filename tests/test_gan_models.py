@@ -223,6 +223,35 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one() -> None:
     np.testing.assert_allclose(again.logits, judged.logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["gan_mlp", "dcgan", "sngan"])
+def test_spectral_norm_divides_by_the_singular_values_of_numpy(name: str) -> None:
+    """After many steps of power iteration, layer by layer, by kernels that NumPy has divided."""
+    without = {"norm": False} if name == "dcgan" else {}
+    network = build(name, spectral_norm=True, **without).discriminator
+    x, label = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.zeros(4, jnp.int32)
+    variables = network.init(jax.random.key(1), x, label, train=False)
+    params = jax.tree.map(lambda p: 3.0 * p, variables.pop("params"))
+
+    @jax.jit
+    def iterated(kept: Any) -> Any:
+        apply = lambda i, kept: network.apply(  # noqa: E731
+            {"params": params, **kept}, x, label, train=True, mutable=list(kept)
+        )[1]
+        return jax.lax.fori_loop(0, 3000, apply, kept)
+
+    found = network.apply({"params": params, **iterated(variables)}, x, label, train=False)
+
+    def divided(p: np.ndarray) -> np.ndarray:
+        if p.ndim < 2:
+            return p
+        return p / np.linalg.svd(np.asarray(p, np.float64).reshape(-1, p.shape[-1]))[1][0]
+
+    plain = network.clone(spectral_norm=False)
+    want = plain.apply({"params": jax.tree.map(divided, params)}, x, label, train=False)
+    np.testing.assert_allclose(found.features, want.features, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.logits, want.logits, rtol=1e-3, atol=1e-4)
+
+
 def test_the_spread_of_a_collapsed_batch_is_nothing() -> None:
     same, other = jnp.ones((4, 3)), jax.random.normal(jax.random.key(0), (4, 3))
     assert spread_of_batch(same)[:, 3].max() < 1e-3

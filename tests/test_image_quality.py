@@ -16,7 +16,8 @@ import pytest
 import tiny
 
 from aigc_jax.errors import UserError
-from aigc_jax.evals import image_quality, modes
+from aigc_jax.evals import drawing, image_quality, modes
+from aigc_jax.evals import pictures as pictures_of
 from aigc_jax.interop.extractors import of_run
 from aigc_jax.metrics import frechet
 from aigc_jax.metrics.moments import moments
@@ -24,6 +25,7 @@ from aigc_jax.report.compare import as_text, compare
 from aigc_jax.report.folder import Run
 from aigc_jax.train.evaluation import Desk, add_floors
 from aigc_jax.train.kept import add_protocol, keep_arrays
+from aigc_jax.train.log import history
 
 SHAPE, CLASSES = (16, 16, 1), 3
 SIZES = {"train": 90, "validation": 50}
@@ -90,11 +92,13 @@ def context(folder: Path, **changes: Any) -> Any:
         return pictures(int(jax.random.key_data(key)[-1]) % 1000, number) + weights
 
     made = {
-        "data": data, "sample": sample, "drawn": drawn, "last_step": 100,
+        "data": data, "sample": sample, "drawn": drawn, "last_step": 100, "knobs": (),
+        "functions": {},
         "extractor": extractor,
         "add_floors": partial(add_floors, Desk(run, cache), data.fingerprint),
         "keep": partial(keep_arrays, cache, data.fingerprint),
         "add_protocol": partial(add_protocol, run),
+        "history": lambda name: history(run / "metrics.jsonl", name),
     }  # fmt: skip
     return SimpleNamespace(**(made | changes))
 
@@ -203,12 +207,13 @@ def test_when_it_is_run(tmp_path: Path) -> None:
 def test_samples_come_in_chunks_of_their_own_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_quality, "CHUNK", 15)
+    monkeypatch.setattr(drawing, "CHUNK", 15)
     handed = context(tmp_path)
-    parts = list(image_quality.drawn(handed, 0.0, 40, 0))
+    draws = drawing.Drawing(handed, 0.0, 0)
+    parts = list(draws.chunks(0.0, 40))
     assert handed.drawn == [15, 15, 10]
     assert not np.array_equal(parts[0], parts[1])
-    again = list(image_quality.drawn(handed, 0.0, 40, 0))
+    again = list(draws.chunks(0.0, 40))
     np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(again))
 
 
@@ -320,6 +325,30 @@ def test_modes_of_a_mixture(tmp_path: Path) -> None:
     assert modes.make(mixture(tmp_path), number=50)(None, 99) == {}
 
 
+# Modes covered so far, of three -> whether a fall to one is told.
+FALLS = {(): False, (2,): False, (3,): True, (2, 3, 1): False, (3, 1, 2): True}
+
+
+@pytest.mark.parametrize("before", FALLS)
+def test_a_fall_below_half_of_the_modes_is_told_once(
+    tmp_path: Path, before: tuple[int, ...]
+) -> None:
+    said: list[str] = []
+    handed = mixture(
+        tmp_path,
+        warn=said.append,
+        sample=lambda weights, key, number: np.float32([[1, 0]] * number),
+    )
+    rows = [{"step": i, "modes/covered": n} for i, n in enumerate(before)]
+    lines = [json.dumps(row) for row in [*rows, {"step": 9, "train/loss": "nan"}]]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 10, "modes/c']))
+    assert modes.make(handed, number=50, every=1)(None, 7)["modes/covered"] == 1
+    assert said == [
+        "modes/covered: 1 of 3 modes at step 7, less than half of the 3 that this run had reached:"
+        " its samples collapse."
+    ] * FALLS[before]  # fmt: skip
+
+
 def test_modes_of_stacked_digits(tmp_path: Path) -> None:
     def stacked(seed: int, n: int) -> np.ndarray:
         draw = np.random.default_rng(seed)
@@ -355,6 +384,88 @@ def test_modes_need_what_they_count(tmp_path: Path) -> None:
         modes.make(mixture(tmp_path), number=51)
     with pytest.raises(UserError, match="draws none"):
         modes.make(mixture(tmp_path, sample=None))
+
+
+# --- how samples are drawn ----------------------------------------------------------------------
+
+
+def truncated(folder: Path, **changes: Any) -> Any:
+    """Samples that are told a truncation and are brighter by it and by the standing statistics."""
+
+    def sample(weights: Any, key: Any, *, number: int, truncation: float = 0.0) -> np.ndarray:
+        return pictures(3, number) + np.float32(weights) + truncation
+
+    def standing(weights: Any, key: Any, batches: int, size: int) -> Any:
+        return weights + 0.001 * batches * size
+
+    return context(
+        folder, sample=sample, knobs=("truncation",), functions={"standing": standing}, **changes
+    )
+
+
+def test_pictures_and_scores_are_of_samples_drawn_as_it_is_set(tmp_path: Path) -> None:
+    seen: dict[str, np.ndarray] = {}
+    handed = truncated(tmp_path, write_picture=lambda step, name, x: seen.update({name: x}))
+    shades = []
+    for settings in ({}, {"truncation": 0.25}, {"standing": 2}, {"truncation": 0.2, "standing": 1}):
+        pictures_of.make(handed, number=4, columns=4, **settings)(0.0, 1)
+        shades.append(seen["samples"].astype(float).mean())
+    # Half of the 255 levels to a unit; what is white already gets no brighter.
+    assert shades[1] - shades[0] > 20 and shades[2] - shades[0] > 15
+    assert shades[3] == pytest.approx(shades[0] + 0.3 / 0.25 * (shades[1] - shades[0]), rel=0.02)
+    plain, near, again = (
+        image_quality.make(truncated(tmp_path / name), scores=("frechet",), **settings, **KNOBS)(
+            0.0, 100
+        )["classifier/cfd"]
+        for name, settings in {
+            "a": {}, "b": {"truncation": 0.25}, "c": {"standing": 2, "truncation": 0.05},
+        }.items()
+    )  # fmt: skip
+    assert plain < near == pytest.approx(again, rel=1e-4)
+
+
+def test_how_samples_are_drawn_is_in_the_record_where_it_is_not_the_default(tmp_path: Path) -> None:
+    for name, settings in {"a": {}, "b": {"truncation": 0.5, "standing": 3}}.items():
+        handed = truncated(tmp_path / name)
+        image_quality.make(handed, scores=("frechet",), **settings, **KNOBS)
+        said = json.loads((tmp_path / name / "run" / "protocols.json").read_text())
+        found = said["classifier/cfd"]
+        assert {key: found[key] for key in ("truncation", "standing") if key in found} == settings
+    a, b = (
+        a_run(
+            tmp_path / f"{name}-run",
+            json.loads((tmp_path / name / "run" / "protocols.json").read_text())["classifier/cfd"],
+            1.0,
+        )
+        for name in "ab"
+    )
+    found = compare([a, b])
+    assert found["incomparable"]["classifier/cfd"]["truncation"] == ["–", 0.5]
+    assert "not compared" in as_text(found)
+    facts = {"knobs": ("truncation",)}
+    modes.make(mixture(tmp_path / "m", **facts), number=50, truncation=0.5)
+    said = json.loads((tmp_path / "m" / "run" / "protocols.json").read_text())
+    assert said["modes/covered"]["truncation"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"truncation": 0.5}, "truncation=0.5: this task's samples have none"),
+        ({"standing": 5}, "standing=5: this task has no batch statistics"),
+        ({"truncation": -1.0}, "expected 0"),
+        ({"standing": -1}, "expected 0"),
+    ],
+)
+def test_samples_that_a_task_can_not_draw_are_refused_before_the_run(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    for make in (image_quality.make, modes.make):
+        with pytest.raises(UserError, match=words):
+            make(context(tmp_path), **{**KNOBS, **settings} if make is image_quality.make else
+                 {"classifier": "runs/judge", "number": 40, **settings})  # fmt: skip
+    with pytest.raises(UserError, match=words):
+        pictures_of.make(context(tmp_path), **settings)
 
 
 # --- two runs -----------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Image families as a user runs them: killed, resumed, drawn from, encoded; many seeds at once."""
 
 import contextlib
+import re
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import process
 import pytest
@@ -11,8 +13,10 @@ import tiny
 import toy
 from test_resume import at
 
-from aigc_jax.cli import check_resume
+from aigc_jax.cli import check_resume, encode, wire
 from aigc_jax.cli.main import main
+from aigc_jax.core import tree
+from aigc_jax.errors import UserError
 
 RUN = (
     "--config.run.steps=8",
@@ -75,12 +79,91 @@ def killed_and_resumed(typed: list[str], folder: Path, home: Path) -> Path:
     return other
 
 
-def test_a_killed_game_with_a_helper_goes_on_bit_for_bit(home: Path) -> None:
-    recipe = "configs/gan/ring.py:encoder"
-    typed = [recipe, *tiny.words(recipe, *RUN)]
-    done = process.aigc("train", *typed, "--workdir=helped", folder=home)
+# Families, and what they keep, that are killed and encoded but not drawn from here.
+OTHERS = {
+    "helped": ("configs/gan/ring.py:encoder",),
+    "assisted": (
+        "configs/gan/mnist_mlp.py:encoder",
+        "--config.task.auxiliaries=('encoder', 'info', 'frozen_features')",
+        "--config.task.categories=(3,)",
+        "--config.task.packing=2",
+    ),
+    "classifier": ("configs/classifier/mnist.py",),
+    "normed": (  # batch normalization in both players, several answers, adaptive augmentation
+        "configs/gan/mnist_dcgan.py",
+        "--config.task.critic_steps=2",
+        "--config.task.augment=ada",
+        "--config.hyper.ada_images=100.0",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, home: Path) -> tuple[str, list[str], Path]:
+    """Its name, what was typed, and the folder of a run that nothing disturbed."""
+    recipe, *changes = OTHERS[request.param]
+    typed = [recipe, *tiny.words(recipe, *changes, *RUN)]
+    done = process.aigc("train", *typed, f"--workdir={request.param}", folder=home)
     assert done.code == 0, done.err
-    killed_and_resumed(typed, home / "helped", home)
+    return request.param, typed, home / request.param
+
+
+def test_other_families_go_on_bit_for_bit(other: tuple[str, list[str], Path], home: Path) -> None:
+    _, typed, folder = other
+    killed_and_resumed(typed, folder, home)
+
+
+# Of a run: what is typed -> what is said.
+LACKING = {
+    "assisted": {
+        "encode --judge --what=pixels": "makes no pixels; it makes features and codes",
+        "encode --judge --step=3": "has no checkpoint at step 3; it has 4, 8",
+        "encode": "expected --output=FOLDER, --judge or --map=FILE",
+        "inpaint --step=3 --output=x.png": "has no checkpoint at step 3; it has 4, 8",
+        "augment": "draws no images by class; train one with labels",
+    },
+    "classifier": {
+        "encode --judge --what=codes": "makes no codes; it makes features",
+        "inpaint --output=x.png": "makes no pictures of latents",
+        "augment": "draws no images by class; train one with labels",
+    },
+    "helped": {
+        "inpaint --output=x.png": "makes no pictures of latents",
+    },
+}
+
+
+def test_what_a_run_lacks_is_said_in_one_line(
+    other: tuple[str, list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, _, folder = other
+    for typed, part in LACKING.get(name, {}).items():
+        command, *flags = typed.split()
+        run = [f"--with={folder}"] if command == "augment" else [str(folder)]
+        recipe = ["configs/classifier/mnist.py"] if command == "augment" else []
+        assert main([command, *recipe, *run, *flags]) == 2
+        said = capsys.readouterr().err
+        assert part in said and said.count("\n") == 1, said
+
+
+def test_codes_of_data_without_labels_are_not_judged() -> None:
+    part = encode._Part(encoded=np.zeros((4, 2)), x=np.zeros((4, 3)))
+    with pytest.raises(UserError, match="--judge needs labels, and this data has none"):
+        encode._judge({"train": part, "validation": part}, "codes")
+
+
+def test_an_assisted_game_encodes_its_data(other: tuple[str, list[str], Path], home: Path) -> None:
+    name, _, folder = other
+    if name not in ("assisted", "helped"):
+        return
+    done = process.aigc("encode", folder, f"--output={folder / 'codes'}", folder=home)
+    assert done.code == 0, done.err
+    found = np.load(folder / "codes" / "train.npy")
+    assert found.dtype == np.float32 and found.shape[1] == {"assisted": 100, "helped": 2}[name]
+    assert found.std(0).min() > 0
+    if name == "assisted":
+        drawn = {p.stem.partition("-")[2] for p in (folder / "samples").glob("*.png")}
+        assert drawn == {"samples", "reconstructions", "traversals", "interpolations"}
 
 
 def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[str, Path], home: Path) -> None:
@@ -159,6 +242,57 @@ def test_a_run_encodes_its_data(whole: tuple[str, Path], home: Path) -> None:
         assert train.dtype == np.int32 and train.shape == (20, 4)
     if family == "vae":
         assert "principal components" in done.out and "pixels (64)" in done.out
+
+
+def test_a_collapse_is_told_by_what_earlier_starts_had_reached(home: Path) -> None:
+    recipe = "configs/gan/ring.py"
+    typed = ["train", recipe, *tiny.words(recipe, *RUN), "--workdir=fallen"]
+    short = process.aigc(*typed, "--config.run.steps=4", folder=home)
+    assert short.code == 0 and "collapse" not in short.err
+    # A generator that has hardly begun. As if it had been otherwise:
+    path = home / "fallen" / "metrics.jsonl"
+    path.write_text(re.sub('("modes/covered": )[01]', r"\g<1>8", path.read_text()))
+    assert path.read_text().count('"modes/covered": 8') == 2
+    alone = process.aigc("eval", "fallen", "--only=modes", folder=home)
+    assert alone.code == 0 and "collapse" not in alone.err  # a checkpoint judged by itself
+    more = process.aigc(*typed, "--allow-change=run.steps", folder=home)
+    assert more.code == 0, more.err
+    said = " of 8 modes at step 8, less than half of the 8 that this run had reached"
+    assert more.err.count(said) == 1 and "aigc: warning: modes/covered: " in more.err
+
+
+def test_a_game_is_judged_through_the_weights_of_other_runs(home: Path) -> None:
+    """Of a classifier, and of another game's discriminator."""
+    short = [*RUN, "--config.run.steps=2", "--config.run.eval_every=0"]
+    judge, game = "configs/classifier/mnist.py", "configs/gan/mnist_mlp.py:info"
+    looks = "--config.task.auxiliaries=('frozen_features',)"
+    sizes = "--config.task.frozen_args=(('widths', (4, 4)), ('hidden', 16))"
+    for recipe, name, flags in (
+        (judge, "judge", ()),
+        (game, "first", ()),
+        (game, "by-judge", (looks, "--config.task.frozen=cnn", sizes, _from("judge/params/model"))),
+        (game, "by-first", (looks, _from("first/params/discriminator"))),
+    ):
+        typed = [recipe, *tiny.words(recipe, *short, *flags)]
+        done = process.aigc("train", *typed, f"--workdir={name}", folder=home)
+        assert done.code == 0, done.err
+    with contextlib.chdir(home):
+        kept = {name: wire.trained(Path(name)).state for name in ("by-judge", "by-first")}
+        sources = {
+            "by-judge": wire.trained(Path("judge")).state.params["model"],
+            "by-first": wire.trained(Path("first")).state.params["discriminator"],
+        }
+    for name, source in sources.items():
+        assert (
+            tree.first_difference(
+                *map(jax.device_get, (kept[name].vars["frozen_features"], source))
+            )
+            is None
+        )
+
+
+def _from(part: str) -> str:
+    return f"--config.init_from={{'vars/frozen_features': '{part}'}}"
 
 
 # --- many seeds as one program --------------------------------------------------------------

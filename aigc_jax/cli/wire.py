@@ -154,7 +154,7 @@ def evaluators(
       built: of the run. signals: see `train.evaluation.context`. workdir: the run folder.
       write_sample, write_picture: see `train.evaluation.Context`.
       scores: the `train.scores.Scores` of a checkpoint that is judged alone; it takes floors and
-        protocols, which the run folder has from a run.
+        protocols, which the run folder has from a run, and has no history.
     """
     from aigc_jax.data.store import cache_root
     from aigc_jax.train import evaluation
@@ -166,8 +166,9 @@ def evaluators(
     context = evaluation.context(built.task, built.data, built.placement, signals, desk)
     if scores is not None:
         context = context._replace(
-            add_floors=scores.add_floors, add_protocol=scores.add_protocol, last_step=None
-        )
+            add_floors=scores.add_floors, add_protocol=scores.add_protocol, last_step=None,
+            history=lambda metric: [],
+        )  # fmt: skip
     return {
         name: config.build("evals", section, context=context)
         for name, section in built.config["evals"].items()

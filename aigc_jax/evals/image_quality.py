@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from aigc_jax.core.task import Weights
 from aigc_jax.errors import UserError, nearest
+from aigc_jax.evals.drawing import CHUNK, Drawing
 from aigc_jax.metrics.image import (
     Extractor,
     Features,
@@ -21,8 +21,6 @@ from aigc_jax.metrics.image import (
     repeated,
 )
 from aigc_jax.metrics.moments import Moments
-
-CHUNK = 1000  # images sampled at once
 
 
 def make(
@@ -36,6 +34,8 @@ def make(
     number: int = 10_000,
     scores: tuple[str, ...] = ("frechet", "kernel", "precision", "density"),
     every: int = 0,
+    truncation: float = 0.0,
+    standing: int = 0,
     seed: int = 0,
     floors: bool = True,
     title: str = "",
@@ -56,8 +56,8 @@ def make(
     other real images get, and what noise and the mean image get.
 
     Args:
-      context: what the wiring knows; reads `data`, `sample`, `extractor`, `last_step`, `keep`,
-        `add_floors` and `add_protocol`.
+      context: what the wiring knows; reads `data`, `sample`, `knobs`, `functions`, `extractor`,
+        `last_step`, `keep`, `add_floors` and `add_protocol`.
       extractor: "inception" with published weights; "classifier" or "run", a network trained here.
       weights: a file for Inception, else a run folder.
       weights_sha256: what they must have; "" for the published ones, or any for a run.
@@ -68,6 +68,7 @@ def make(
         the extractor sees).
       every: steps between two evaluations, a multiple of run.eval_every; 0 for the last step only.
         The last step is always evaluated.
+      truncation, standing: how samples are drawn; see `evals.drawing`.
       seed: of the samples and of the choice of real images.
       floors: whether real data, noise and the mean image are scored too; once per data set.
       title: what the scores stand under; "" for the extractor's kind.
@@ -91,28 +92,21 @@ def make(
     found = context.extractor(
         {"kind": extractor, "weights": weights, "sha256": weights_sha256, "resize": resize}
     )
+    drawing = Drawing(context, truncation, standing, seed)
     judge = Judge(context, found, settings, reals, title or extractor)
     judge.check()
-    judge.note_protocols()
+    judge.note_protocols(drawing.protocol)
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
         last = context.last_step is None or step >= context.last_step
         if not last and (not every or step % every):
             return {}
-        values = judge.judge(judge.features(drawn(context, weights, number, seed)))
+        values = judge.judge(judge.features(drawing.chunks(weights, number)))
         if floors:
             judge.add_floors()
         return values
 
     return evaluate
-
-
-def drawn(context: Any, weights: Weights, number: int, seed: int) -> Iterator[np.ndarray]:
-    """Draws images in chunks, so that the whole set never is in memory; the same at every step."""
-    root = jax.random.key(seed)
-    for i, begin in enumerate(range(0, number, CHUNK)):
-        count = min(CHUNK, number - begin)
-        yield context.sample(weights, jax.random.fold_in(root, i), number=count)
 
 
 class Reals:
@@ -200,10 +194,12 @@ class Judge:
             **own,
         }
 
-    def note_protocols(self) -> None:
-        """Writes down what each score depends on; before the run, since it may be refused."""
+    def note_protocols(self, drawing: dict[str, float]) -> None:
+        """Writes down what each score depends on, and how samples are drawn; before the run, since
+        it may be refused.
+        """
         for name, wanted in self._outputs.items():
-            self.context.add_protocol(name, self.protocol(wanted))
+            self.context.add_protocol(name, self.protocol(wanted) | drawing)
 
     def features(self, batches: Iterator[np.ndarray]) -> Features:
         """Goes over images once."""

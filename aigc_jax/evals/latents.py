@@ -29,8 +29,9 @@ def make(
 
     Args:
       context: what the wiring knows; reads `data`, `functions`, `write_picture`. The task has the
-        function "reconstruct" (weights, batch, key) -> x, and for the others "features" (weights,
-        batch) -> z [B, L] and "decode" (weights, z, label or None) -> x.
+        function "reconstruct" (weights, batch, key) -> x, and for the others "decode" (weights, z,
+        label or None) -> x with "codes", or where there are none "features", (weights, batch) ->
+        z [B, L].
       split: its name in the data; rows of its first batch are shown.
       number: rows, and latents traversed. steps: pictures of a path. reach: in the prior's standard
         deviations.
@@ -55,8 +56,9 @@ def make(
         )
     key, told = jax.random.key(0), "label" in context.data.spec.arrays
     reconstruct = jax.jit(context.functions["reconstruct"])
-    has_vectors = {"features", "decode"} <= context.functions.keys()
-    features = jax.jit(context.functions["features"]) if has_vectors else None
+    encoded = context.functions.get("codes", context.functions.get("features"))
+    has_vectors = encoded is not None and "decode" in context.functions
+    encode = jax.jit(encoded) if has_vectors else None
     decode = jax.jit(context.functions["decode"]) if has_vectors else None
 
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
@@ -66,9 +68,9 @@ def make(
         again = np.asarray(reconstruct(weights, batch, key))[:shown]
         both = np.concatenate([batch["x"][:shown], again])
         context.write_picture(step, "reconstructions", grid(both, shown))
-        if features is None or decode is None:
+        if encode is None or decode is None:
             return {}
-        z_NL = np.asarray(features(weights, batch))[:shown]
+        z_NL = np.asarray(encode(weights, batch))[:shown]
 
         def drawn(name: str, z: np.ndarray, places: np.ndarray) -> None:
             """Decodes [rows, steps, L]; a row is told the label of the image at its place."""

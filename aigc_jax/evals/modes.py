@@ -10,7 +10,8 @@ import numpy as np
 
 from aigc_jax.core.task import Weights
 from aigc_jax.errors import UserError
-from aigc_jax.evals.image_quality import Reals, drawn
+from aigc_jax.evals.drawing import Drawing
+from aigc_jax.evals.image_quality import Reals
 from aigc_jax.metrics.modes import Modes, counted_modes, gaussian_modes
 
 
@@ -22,6 +23,8 @@ def make(
     classifier: str = "",
     weights_sha256: str = "",
     every: int = 0,
+    truncation: float = 0.0,
+    standing: int = 0,
     seed: int = 0,
     title: str = "modes",
 ) -> Callable[[Weights, int], dict[str, float]]:
@@ -33,16 +36,19 @@ def make(
     "TITLE/reverse_kl" in nats.
     For images: a trained classifier names the class of each channel; the modes are all combinations
     (1,000 for three stacked digits, the classes themselves for gray images), and there is no
-    "TITLE/quality". RUN/floors.json gets what real data have, and what noise has.
+    "TITLE/quality". RUN/floors.json gets what real data have, and what noise has. A run that falls
+    below half of the covered modes that it had reached is told so, in one line.
 
     Args:
-      context: what the wiring knows; reads `data`, `sample`, `extractor`, `last_step`,
-        `add_floors` and `add_protocol`.
+      context: what the wiring knows; reads `data`, `sample`, `knobs`, `functions`, `extractor`,
+        `last_step`, `add_floors`, `add_protocol`, `history` and `warn`.
       number: samples, and real rows.
       split: whose rows are counted as the real ones.
       classifier: run folder of the classifier of one channel; images only.
       weights_sha256: what its weights must have; "" for any.
-      every: steps between two evaluations; 0 for the last step only, which always is one.
+      every: steps between two evaluations, 1 for each that `run.eval_every` makes; 0 for the last
+        step only, which always is one.
+      truncation, standing: how samples are drawn; see `evals.drawing`.
       seed: of the samples. title: what the metrics stand under.
 
     Raises:
@@ -55,10 +61,11 @@ def make(
         raise UserError(f"evals: every={every}, number={number}: expected 0 or more, 1 or more.")
     facts = context.data.spec.facts
     reals = Reals(context.data, split, number, seed)
+    drawing = Drawing(context, truncation, standing, seed)
     if facts.get("unit") == "points":
-        judge, protocol = _points(facts)
+        judge, count, protocol = _points(facts)
     else:
-        judge, protocol = _images(context, classifier, weights_sha256)
+        judge, count, protocol = _images(context, classifier, weights_sha256)
     protocol |= {"data": context.data.fingerprint, "split": split, "number": number, "seed": seed}
 
     def named(found: Modes) -> dict[str, float]:
@@ -69,7 +76,7 @@ def make(
     if facts.get("unit") != "points":
         names.remove("quality")
     for name in names:  # before the run, since it may be refused
-        context.add_protocol(f"{title}/{name}", protocol)
+        context.add_protocol(f"{title}/{name}", protocol | drawing.protocol)
 
     @functools.cache
     def levels() -> dict[str, dict[str, float]]:
@@ -80,7 +87,13 @@ def make(
         last = context.last_step is None or step >= context.last_step
         if not last and (not every or step % every):
             return {}
-        values = named(judge(drawn(context, weights, number, seed)))
+        values = named(judge(drawing.chunks(weights, number)))
+        before, now = context.history(f"{title}/covered"), values[f"{title}/covered"]
+        if before and now < max(before) / 2 <= before[-1]:
+            context.warn(
+                f"{title}/covered: {now} of {count} modes at step {step}, less than half of the"
+                f" {max(before):.0f} that this run had reached: its samples collapse."
+            )
         text = json.dumps(protocol, sort_keys=True).encode()
         for name in values:
             key = f"{name.replace('/', '-')}-{hashlib.sha256(text).hexdigest()[:24]}"
@@ -95,8 +108,8 @@ def make(
 Judge = Callable[[Iterator[np.ndarray]], Modes]
 
 
-def _points(facts: Any) -> tuple[Judge, dict[str, Any]]:
-    """Modes of a mixture of Gaussians."""
+def _points(facts: Any) -> tuple[Judge, int, dict[str, Any]]:
+    """What judges samples of a mixture of Gaussians, how many modes it has, and the protocol."""
     if "centres" not in facts or "sigma" not in facts:
         raise UserError("evals: 'modes' needs data that knows its centres and sigma; these don't.")
     centers_KD, sigma = np.asarray(facts["centres"], np.float64), float(facts["sigma"])
@@ -104,11 +117,11 @@ def _points(facts: Any) -> tuple[Judge, dict[str, Any]]:
     def judge(batches: Iterator[np.ndarray]) -> Modes:
         return gaussian_modes(np.concatenate(list(batches)), centers_KD, sigma)
 
-    return judge, {"centers": len(centers_KD), "sigma": sigma}
+    return judge, len(centers_KD), {"centers": len(centers_KD), "sigma": sigma}
 
 
-def _images(context: Any, classifier: str, sha256: str) -> tuple[Judge, dict[str, Any]]:
-    """Modes by what a classifier sees in each channel."""
+def _images(context: Any, classifier: str, sha256: str) -> tuple[Judge, int, dict[str, Any]]:
+    """The same, of what a classifier sees in each channel."""
     if not classifier:
         raise UserError(
             "evals: 'modes' of images needs a classifier of one channel: train one by"
@@ -130,7 +143,8 @@ def _images(context: Any, classifier: str, sha256: str) -> tuple[Judge, dict[str
             named.append(mode)
         return counted_modes(np.concatenate(named), classes**channels)
 
-    return judge, {"extractor": {"kind": extractor.kind, **extractor.record}}
+    record = {"kind": extractor.kind, **extractor.record}
+    return judge, classes**channels, {"extractor": record}
 
 
 def _noise(facts: Any, number: int, seed: int) -> Iterator[np.ndarray]:

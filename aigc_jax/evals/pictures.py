@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from aigc_jax.core.task import Weights
 from aigc_jax.errors import UserError
+from aigc_jax.evals.drawing import Drawing
 from aigc_jax.metrics.picture_grid import grid
 
 
@@ -15,6 +14,8 @@ def make(
     *,
     number: int = 64,
     columns: int = 8,
+    truncation: float = 0.0,
+    standing: int = 0,
 ) -> Callable[[Weights, int], dict[str, float]]:
     """Makes an evaluator that writes RUN/samples/STEP-samples.png.
 
@@ -22,8 +23,9 @@ def make(
     in turn, so that a grid as wide as there are classes has one in each column.
 
     Args:
-      context: what the wiring knows; reads `data`, `sample`, `write_picture`.
+      context: what the wiring knows; reads `data`, `sample`, `knobs`, `functions`, `write_picture`.
       number: samples. columns: of the grid.
+      truncation, standing: how samples are drawn; see `evals.drawing`.
 
     Raises:
       UserError: a task without samples, data that is no images, or no samples asked for.
@@ -34,9 +36,10 @@ def make(
     if number < 1 or columns < 1:
         raise UserError(f"evals: number={number}, columns={columns}: expected 1 or more of both.")
 
+    drawing = Drawing(context, truncation, standing)
+
     def evaluate(weights: Weights, step: int) -> dict[str, float]:
-        images = context.sample(weights, jax.random.key(0), number=number)
-        context.write_picture(step, "samples", grid(images, columns))
+        context.write_picture(step, "samples", grid(drawing.once(weights, number), columns))
         return {}
 
     return evaluate

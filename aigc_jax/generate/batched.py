@@ -1,5 +1,6 @@
 """Drawing many independent examples with one compiled program of a fixed size."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,13 @@ class Batched:
       size: B of the compiled program, the most examples that are on the devices at once.
 
     Attributes:
-      pure: `draw` as it was given.
+      pure: `draw` as it was given. knobs: their names.
     """
 
     def __init__(self, draw: Callable[..., Any], *, classes: int = 0, size: int = 100) -> None:
         self.pure, self._draw = draw, jax.jit(draw)
         self.classes, self.size = classes, size
+        self.knobs = tuple(inspect.signature(draw).parameters)[3:]
 
     def __call__(
         self,

@@ -1,9 +1,10 @@
 """What two players of a GAN minimize, and the penalties on a discriminator's slope.
 
 Letters: B = pairs of a real and a made example; logits are float32 [B], larger for "real". Every
-function returns one value for each of the B; the caller takes their mean.
+loss returns one value for each of the B; the caller takes their mean.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -114,6 +115,40 @@ def class_cross_entropy(logits_BL: jax.Array, label_B: jax.Array) -> jax.Array:
     """-log p(label), [B], in nats."""
     chosen = jnp.take_along_axis(logits_BL, label_B[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(logits_BL, axis=1) - chosen
+
+
+def code_nll(
+    answer_BO: jax.Array, code_BC: jax.Array, hot_BS: jax.Array, categories: tuple[int, ...] = ()
+) -> jax.Array:
+    """-log Q(code | example), [B], in nats, but for a constant: what Q and the generator of InfoGAN
+    minimize (Chen et al. 2016, arXiv:1606.03657, eq. 5 and section 6).
+
+    Each continuous code is normal, with a mean and a logarithm of its scale; each category has
+    logits. The logarithm is held within (-3, 3): a scale of 0 would be an infinite reward.
+
+    Args:
+      answer_BO: Q's numbers, O = 2C + S: means, raw logarithms of the scales, logits.
+      code_BC: the continuous codes. hot_BS: the categories, one-hot and side by side.
+      categories: the sizes of these, S in all.
+    """
+    mean_BC, raw_BC, logits_BS = split_answer(answer_BO, code_BC.shape[1])
+    log_scale_BC = 3.0 * jnp.tanh(raw_BC / 3.0)
+    error_BC = (code_BC - mean_BC) * jnp.exp(-log_scale_BC)
+    nll_B = (0.5 * error_BC**2 + log_scale_BC).sum(-1)
+    for logits, hot in zip(*(by_category(x, categories) for x in (logits_BS, hot_BS)), strict=True):
+        nll_B += class_cross_entropy(logits, hot.argmax(-1))
+    return nll_B
+
+
+def split_answer(answer_BO: jax.Array, codes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns means [B, C], raw logarithms of scales [B, C] and logits [B, S]; see `code_nll`."""
+    return answer_BO[:, :codes], answer_BO[:, codes : 2 * codes], answer_BO[:, 2 * codes :]
+
+
+def by_category(x_BS: jax.Array, categories: tuple[int, ...]) -> list[jax.Array]:
+    """Cuts what stands side by side into one array for each category."""
+    ends = list(itertools.accumulate(categories))
+    return [x_BS[:, end - size : end] for end, size in zip(ends, categories, strict=True)]
 
 
 # Penalties by name: at which points the slope is taken, and what it is held to.

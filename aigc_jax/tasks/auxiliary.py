@@ -16,7 +16,13 @@ import jax.numpy as jnp
 
 from aigc_jax.core.optim import Hyper
 from aigc_jax.errors import UserError, nearest
-from aigc_jax.losses.adversarial import GAMES, class_cross_entropy
+from aigc_jax.losses.adversarial import (
+    GAMES,
+    by_category,
+    class_cross_entropy,
+    code_nll,
+    split_answer,
+)
 from aigc_jax.models.conditioning import Judged
 from aigc_jax.tasks.players import Players
 
@@ -53,6 +59,7 @@ class Auxiliary(NamedTuple):
       generator: the same for the generator's loss, times `weight`; or None.
       weight: "lambda_2", or "lambda_1" where both terms are one game.
       frozen: (key, examples) -> parameters that nothing trains; None where it has none.
+      codes: (its parameters, examples) -> what it finds of their latents, [B, K]; or None.
     """
 
     name: str
@@ -62,14 +69,19 @@ class Auxiliary(NamedTuple):
     generator: Callable[[Scene], jax.Array] | None = None
     weight: str = "lambda_2"
     frozen: Callable[[jax.Array, jax.Array], Tree] | None = None
+    codes: Callable[[Tree, jax.Array], jax.Array] | None = None
 
 
-def make_helpers(names: tuple[str, ...], players: Players, codes: int) -> tuple[Auxiliary, ...]:
+def make_helpers(
+    names: tuple[str, ...], players: Players, codes: int, frozen: nn.Module | None = None
+) -> tuple[Auxiliary, ...]:
     """Returns helpers by name.
 
     Args:
       names: of NAMES, each once. players: whom they help.
-      codes: how many of the latents "info" tells from an example.
+      codes: how many of the continuous latents "info" tells from an example.
+      frozen: what "frozen_features" looks through; it has a method `features`. None: the
+        discriminator's layers.
 
     Raises:
       UserError: a name that doesn't exist or stands twice, or a helper that these players can't
@@ -86,7 +98,7 @@ def make_helpers(names: tuple[str, ...], players: Players, codes: int) -> tuple[
         "info": lambda: _info(players, codes),
         "encoder": lambda: _encoder(players),
         "feature_matching": _feature_matching,
-        "frozen_features": lambda: _frozen_features(players),
+        "frozen_features": lambda: _frozen_features(players, frozen),
     }
     return tuple(makers[name]() for name in names)
 
@@ -125,25 +137,30 @@ def _rotation(players: Players) -> Auxiliary:
 
 
 def _info(players: Players, codes: int) -> Auxiliary:
-    """A network tells the first latents from the example made of them, as a normal distribution.
+    """A network tells the first latents from the example made of them, as a normal distribution,
+    and each category by its probabilities.
 
-    InfoGAN (Chen et al. 2016, arXiv:1606.03657), eq. 5, with continuous codes; Q is a network of
-    its own with the discriminator's layers.
+    InfoGAN (Chen et al. 2016, arXiv:1606.03657), eq. 5; Q is a network of its own with the
+    discriminator's layers. What it finds: the means, then the probabilities.
     """
-    if not 1 <= codes <= players.pair.latents:
+    categories, first = players.rules.categories, players.continuous
+    if not (0 if categories else 1) <= codes <= first:
         raise UserError(
-            f"task.codes={codes}: expected 1 to {players.pair.latents}, the number of latents."
+            f"task.codes={codes}: expected {0 if categories else 1} to {first}, the number of"
+            " latents that are no categories."
         )
-    network = _encoding(players, 2 * codes)
+    network = _encoding(players, 2 * codes + sum(categories))
 
     def loss(scene: Scene) -> jax.Array:
-        found = network.apply(scene.params["info"], scene.made)
-        mean, raw = jnp.split(found, 2, axis=-1)
-        log_scale = 3.0 * jnp.tanh(raw / 3.0)  # a scale of 0 would be an infinite reward
-        error = (scene.z[:, :codes] - mean) * jnp.exp(-log_scale)
-        return (0.5 * error**2 + log_scale).sum(-1)
+        answer = network.apply(scene.params["info"], scene.made)
+        return code_nll(answer, scene.z[:, :codes], scene.z[:, first:], categories)
 
-    return Auxiliary("info", "generator", network.init, generator=loss)
+    def found(params: Tree, x: jax.Array) -> jax.Array:
+        mean, _, logits = split_answer(network.apply(params, x), codes)
+        each = [jax.nn.softmax(part) for part in by_category(logits, categories)]
+        return jnp.concatenate([mean, *each], axis=-1)
+
+    return Auxiliary("info", "generator", network.init, generator=loss, codes=found)
 
 
 def _encoder(players: Players) -> Auxiliary:
@@ -157,7 +174,7 @@ def _encoder(players: Players) -> Auxiliary:
     def loss(scene: Scene) -> jax.Array:
         return ((network.apply(scene.params["encoder"], scene.made) - scene.z) ** 2).mean(-1)
 
-    return Auxiliary("encoder", "generator", network.init, generator=loss)
+    return Auxiliary("encoder", "generator", network.init, generator=loss, codes=network.apply)
 
 
 def _feature_matching() -> Auxiliary:
@@ -172,62 +189,70 @@ def _feature_matching() -> Auxiliary:
     return Auxiliary("feature_matching", "generator", None, generator=loss)
 
 
-def _frozen_features(players: Players) -> Auxiliary:
+def _frozen_features(players: Players, given: nn.Module | None) -> Auxiliary:
     """A second discriminator looks through frozen features.
 
     Sauer et al. 2021 (arXiv:2111.01007) in small: one frozen network, a head of two layers. The
-    frozen one has the discriminator's layers and random weights, or those of another run:
-    init_from={"vars/frozen_features": "RUN/params/discriminator"}.
+    frozen one has random weights, or those of another run: init_from={"vars/frozen_features":
+    "RUN/params/discriminator"}, or "RUN/params/model" of a classifier.
     """
-    body = _plain(players.pair.discriminator, labels="none")
+    network = _seeing(players, given)
     head = nn.Sequential(
         [nn.Dense(128, name="hidden"), lambda x: nn.leaky_relu(x, 0.2), nn.Dense(1, name="logits")]
     )
     game = GAMES["hinge"]
 
-    def variables(frozen: Tree) -> Tree:
-        return frozen if "params" in frozen else {"params": frozen}
-
-    def frozen(key: jax.Array, x: jax.Array) -> Tree:
-        return body.init(key, x, jnp.zeros((x.shape[0],), jnp.int32), train=False)
-
     def logits(scene: Scene, x: jax.Array) -> jax.Array:
-        label = jnp.zeros((x.shape[0],), jnp.int32)
-        kept = variables(scene.vars["frozen_features"])
-        seen = body.apply(kept, x, label, train=False)
         params = {"params": scene.params["frozen_features"]}
-        return jnp.asarray(head.apply(params, seen.features))[:, 0]  # type: ignore[union-attr]
+        seen = network.apply(scene.vars["frozen_features"], x)
+        return jnp.asarray(head.apply(params, seen))[:, 0]
 
     def init(key: jax.Array, x: jax.Array) -> Tree:
-        return head.init(key, jnp.zeros((1, _width(players, body))))["params"]
+        seen = jax.eval_shape(lambda: network.apply(network.init(key, x), x))
+        return head.init(key, jnp.zeros((1, seen.shape[1])))["params"]
 
     return Auxiliary(
         "frozen_features", "discriminator", init,
         critic=lambda s: game.discriminator(logits(s, s.x), logits(s, s.made)),
         generator=lambda s: game.generator(jnp.zeros(()), logits(s, s.made)),
-        weight="lambda_1", frozen=frozen,
+        weight="lambda_1", frozen=network.init,
     )  # fmt: skip
 
 
 class _Encoding(NamedTuple):
-    """The discriminator's layers with other outputs: examples -> [B, K]."""
+    """A network of (key, examples) -> parameters, and (parameters, examples) -> [B, K]."""
 
     init: Callable[[jax.Array, jax.Array], Tree]
     apply: Callable[[Tree, jax.Array], jax.Array]
+
+
+def _seeing(players: Players, given: nn.Module | None) -> _Encoding:
+    """Returns what examples look like to the given network, or to the discriminator's layers."""
+    if given is not None:
+        return _Encoding(
+            lambda key, x: given.init(key, x)["params"],
+            lambda params, x: given.apply({"params": params}, x, method="features"),  # type: ignore[return-value,arg-type]
+        )
+    body = _plain(players.pair.discriminator, labels="none")
+    return _Encoding(
+        lambda key, x: body.init(key, x, _no_labels(x), train=False)["params"],
+        lambda params, x: body.apply({"params": params}, x, _no_labels(x), train=False).features,  # type: ignore[union-attr]
+    )
+
+
+def _no_labels(x: jax.Array) -> jax.Array:
+    return jnp.zeros((x.shape[0],), jnp.int32)
 
 
 def _encoding(players: Players, outputs: int) -> _Encoding:
     """Returns an encoder with the discriminator's layers; it sees single examples, no labels."""
     body = _plain(players.pair.discriminator, outputs=outputs)
 
-    def labels(x: jax.Array) -> jax.Array:
-        return jnp.zeros((x.shape[0],), jnp.int32)
-
     def init(key: jax.Array, x: jax.Array) -> Tree:
-        return body.init(key, x, labels(x), train=False)["params"]
+        return body.init(key, x, _no_labels(x), train=False)["params"]
 
     def apply(params: Tree, x: jax.Array) -> jax.Array:
-        return body.apply({"params": params}, x, labels(x), train=False).logits  # type: ignore[union-attr]
+        return body.apply({"params": params}, x, _no_labels(x), train=False).logits  # type: ignore[union-attr]
 
     return _Encoding(init, apply)
 
@@ -238,13 +263,11 @@ def _plain(body: nn.Module, **changes: Any) -> nn.Module:
     return body.clone(**{name: value for name, value in changes.items() if hasattr(body, name)})
 
 
-def _width(players: Players, body: nn.Module | None = None) -> int:
-    """The number of a discriminator's features."""
-    network = body or players.pair.discriminator
-    m = players.rules.packing if body is None else 1
-    x = jnp.zeros((2, *players.shape[:-1], players.shape[-1] * m))
+def _width(players: Players) -> int:
+    """The number of the discriminator's features."""
+    x = jnp.zeros((2, *players.shape[:-1], players.shape[-1] * players.rules.packing))
     shapes = jax.eval_shape(
-        lambda: network.init_with_output(
+        lambda: players.pair.discriminator.init_with_output(
             jax.random.key(0), x, jnp.zeros((2,), jnp.int32), train=False
         )[0]
     )

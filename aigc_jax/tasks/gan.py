@@ -5,6 +5,7 @@ from typing import Any
 from aigc_jax.core.config import maker
 from aigc_jax.core.optim import Optimizer
 from aigc_jax.core.task import Task
+from aigc_jax.errors import UserError
 from aigc_jax.tasks.adversarial import Match
 from aigc_jax.tasks.players import Players, Rules
 
@@ -91,4 +92,9 @@ def make_players(spec: Any, model: dict[str, Any], rules: Rules) -> Players:
     settings = {key: value for key, value in model.items() if key != "name"}
     pair = maker("models", model["name"])(shape=shape, classes=spec.facts["classes"], **settings)
     rules.check(shape, spec.arrays["x"].shape[0], pair.labels)
+    if sum(rules.categories) > pair.latents:
+        raise UserError(
+            f"task.categories={rules.categories} take {sum(rules.categories)} latents; the model"
+            f" has task.model.latents={pair.latents}."
+        )
     return Players(pair, shape, rules, spec.facts["classes"])

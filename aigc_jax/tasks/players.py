@@ -29,6 +29,7 @@ class Rules(NamedTuple):
     augment: str
     latent: str
     own_rows: bool = False
+    categories: tuple[int, ...] = ()
 
     @property
     def parts(self) -> int:
@@ -54,6 +55,8 @@ class Rules(NamedTuple):
         for knob, least in (("penalty_every", 1), ("critic_steps", 1), ("packing", 1)):
             if getattr(self, knob) < least:
                 raise UserError(f"task.{knob}={getattr(self, knob)}: expected {least} or more.")
+        if min(self.categories, default=2) < 2:
+            raise UserError(f"task.categories={self.categories}: expected 2 or more of each.")
         if self.unroll < 0:
             raise UserError(f"task.unroll={self.unroll}: expected 0 (none) or more.")
         parts = self.parts * self.packing
@@ -90,12 +93,23 @@ class Players:
         self.pair, self.shape, self.rules = pair, shape, rules
         self.classes = classes if pair.labels else 0
 
+    @property
+    def continuous(self) -> int:
+        """How many of the latents are no part of a category: they come first."""
+        return self.pair.latents - sum(self.rules.categories)
+
     def latents(self, key: jax.Array, number: int) -> jax.Array:
-        """Returns z, float32 [number, Z]."""
-        size = (number, self.pair.latents)
+        """Returns z, float32 [number, Z]: continuous numbers, then the categories, one-hot."""
+        size = (number, self.continuous)
         if self.rules.latent == "uniform":
-            return jax.random.uniform(key, size, minval=-1.0)
-        return jax.random.normal(key, size)
+            z = jax.random.uniform(key, size, minval=-1.0)
+        else:
+            z = jax.random.normal(key, size)
+        drawn = [
+            jax.nn.one_hot(jax.random.randint(jax.random.fold_in(key, i), (number,), 0, k), k)
+            for i, k in enumerate(self.rules.categories)
+        ]
+        return jnp.concatenate([z, *drawn], axis=-1) if drawn else z
 
     def generate(
         self, params: Tree, kept: Tree, z: jax.Array, label: jax.Array, train: bool = True
@@ -183,9 +197,10 @@ class Players:
         z = jax.vmap(lambda k: self.latents(k, 1)[0])(keys)
         if self.rules.latent == "normal":
             far = jnp.maximum(jnp.asarray(truncation, jnp.float32), 1e-6)
-            cut = jax.vmap(
-                lambda k: jax.random.truncated_normal(k, -far, far, (self.pair.latents,))
-            )(keys)
+            cut = jax.vmap(lambda k: jax.random.truncated_normal(k, -far, far, (self.continuous,)))(
+                keys
+            )
+            cut = jnp.concatenate([cut, z[:, self.continuous :]], axis=-1)
             z = jnp.where(jnp.asarray(truncation) > 0, cut, z)
         params, kept = weights.params["generator"], weights.vars["generator"]
         return self.generate(params, kept, z, label, train=False)[0]

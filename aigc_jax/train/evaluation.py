@@ -16,6 +16,7 @@ from aigc_jax.core.task import Batch, Metrics, Task, Weights
 from aigc_jax.errors import UserError
 from aigc_jax.train import kept, program, shards
 from aigc_jax.train.lock import alone
+from aigc_jax.train.log import history, warn
 from aigc_jax.train.sharding import Placement, put
 from aigc_jax.train.signals import Signals
 from aigc_jax.train.storage import storage_errors, write_atomic
@@ -31,6 +32,7 @@ class Context(NamedTuple):
         [K], K >= n, on the devices, not waited for; 1 <= n <= end - i, as many as it likes.
       finish: the task's `finish`.
       sample: the task's `sample`, or None.
+      knobs: names of what `sample` can be told beyond what all can.
       functions: the task's other `functions`, by name, not compiled.
       place: this host's rows of a batch -> the global batch, on the devices.
       write_sample: (step, text) -> None, writes RUN/samples/STEP.txt and tells the loggers.
@@ -43,6 +45,8 @@ class Context(NamedTuple):
         RUN/protocols.json.
       extractor: the description of a network -> `metrics.image.Extractor`.
       last_step: the run's last, or None where a checkpoint is judged alone.
+      history: metric -> its values so far, in order, those of earlier starts of the run too.
+      warn: takes one line, for the person who watches.
     """
 
     data: Any
@@ -50,6 +54,7 @@ class Context(NamedTuple):
     eval_batches: Callable[[Weights, Callable[..., Any], int, int], tuple[int, Metrics]]
     finish: Callable[[dict[str, float]], dict[str, float]]
     sample: Callable[..., Any] | None
+    knobs: tuple[str, ...]
     functions: Mapping[str, Callable[..., Any]]
     place: Callable[[Any], Any]
     write_sample: Callable[[int, str], None]
@@ -59,6 +64,8 @@ class Context(NamedTuple):
     add_protocol: Callable[[str, dict[str, Any]], None]
     extractor: Callable[[dict[str, Any]], Any]
     last_step: int | None
+    history: Callable[[str], list[float]]
+    warn: Callable[[str], None]
 
 
 def _no_extractor(wanted: dict[str, Any]) -> Any:
@@ -99,6 +106,7 @@ def context(
         eval_batches=signals.interruptible(Judge(task, placement).several),
         finish=task.finish,
         sample=signals.interruptible(sampling(placement, task.sample)) if task.sample else None,
+        knobs=getattr(task.sample, "knobs", ()),
         functions={name: whole(placement, call) for name, call in task.functions.items()},
         place=signals.interruptible(place),
         write_sample=desk.write_sample,
@@ -108,6 +116,8 @@ def context(
         add_protocol=functools.partial(kept.add_protocol, desk.run),
         extractor=desk.extractor,
         last_step=desk.last_step,
+        history=lambda metric: history(desk.run / "metrics.jsonl", metric) if desk.run else [],
+        warn=warn,
     )
 
 

@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl (the truth), TensorBoard, W&B, and status.json."""
 
+import contextlib
 import json
 import math
 import netrc
@@ -103,6 +104,19 @@ def rewind(path: Path, keep_to: int | None, *, keep_evaluation: bool = True) -> 
         if joined != before:
             write_atomic(path, joined)
     return sum(new != old + b"\n" for new, old in zip(after, lines, strict=True))
+
+
+def history(path: Path, metric: str) -> list[float]:
+    """Returns the values of a metric in a metrics.jsonl, in order; none where there is no file.
+
+    A line that is only half written, by a process that died, has none.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            found += [float(row[metric])] if metric in row else []
+    return found
 
 
 class MetricsLog:

@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "hyper": {"lr": 1e-3, "b1": 0.5, "r1": 0.1, "r2": 0.1},
             "evals": {
                 "validation": {"name": "mean", "split": "validation", "limit": 10},
-                "modes": {"name": "modes", "number": 2500},
+                "modes": {"name": "modes", "number": 2500, "every": 1},
             },
             "run": {
                 "steps": 10000,
