@@ -2,7 +2,9 @@
 
 Radford et al. 2016 (arXiv:1511.06434), with the sizes of PyTorch's example: 100 latents, 64 times
 1, 2, 4, 8 channels for 64x64 pixels, weights of standard deviation 0.02. Other sizes that are
-4 * 2^k or 7 * 2^k are made the same way, with fewer or more layers.
+4 * 2^k or 7 * 2^k are made the same way, with fewer or more layers. With two layers a discriminator
+sees ten pixels at once and adds up what it found; for digits InfoGAN's networks have a dense layer
+behind them (Chen et al. 2016, arXiv:1606.03657, appendix C.1), `hidden`.
 """
 
 from typing import Any, Literal
@@ -44,6 +46,7 @@ class Generator(nn.Module):
     classes: int
     depth: int
     width: int
+    hidden: int
     labels: str
     dtype: Any
 
@@ -57,14 +60,17 @@ class Generator(nn.Module):
         def up(channels: int, name: str) -> nn.Module:
             return Up(channels, bias=False, kernel_init=_INIT, dtype=self.dtype, name=name)
 
+        def dense(features: int, name: str) -> nn.Module:
+            return nn.Dense(
+                features, use_bias=False, kernel_init=_INIT, dtype=self.dtype, name=name
+            )
+
         z = with_label(z_BZ, label_B, self.classes) if self.labels == "concat" else z_BZ
+        if self.hidden:
+            z = norm(dense(self.hidden, "hidden")(z), "norm_hidden")
         side, channels = self.shape[0] >> self.depth, self.width << (self.depth - 1)
         # A transposed convolution of a single pixel is a dense layer.
-        first = nn.Dense(
-            side * side * channels, use_bias=False, kernel_init=_INIT, dtype=self.dtype,
-            name="first",
-        )  # fmt: skip
-        x = first(z)
+        x = dense(side * side * channels, "first")(z)
         x = norm(x.reshape(x.shape[0], side, side, channels), "norm_0")
         for i in range(1, self.depth):
             channels //= 2
@@ -78,6 +84,7 @@ class Discriminator(nn.Module):
     classes: int
     depth: int
     width: int
+    hidden: int
     norm: bool
     spectral_norm: bool
     spread: bool
@@ -100,7 +107,17 @@ class Discriminator(nn.Module):
             if not plain:
                 x = ClassNorm(dtype=self.dtype, name=f"norm_{i}")(x, label_B, train=train)
             x = nn.leaky_relu(x, 0.2)
-        features_BF = x.reshape(x.shape[0], -1).astype(jnp.float32)
+        x = x.reshape(x.shape[0], -1)
+        if self.hidden:
+            last = nn.Dense(
+                self.hidden, use_bias=not self.norm, kernel_init=_INIT, dtype=self.dtype,
+                name="hidden",
+            )  # fmt: skip
+            x = spectral(last, self.spectral_norm, train)(x)
+            if self.norm:
+                x = ClassNorm(dtype=self.dtype, name="norm_hidden")(x, label_B, train=train)
+            x = nn.leaky_relu(x, 0.2)
+        features_BF = x.astype(jnp.float32)
         head = Head(
             self.classes, self.labels, self.outputs, self.spread, self.spectral_norm, _INIT,
             name="head",
@@ -115,6 +132,7 @@ def make(
     latents: int = 100,
     generator_width: int = 64,
     discriminator_width: int = 64,
+    hidden: int = 0,
     norm: bool = True,
     spectral_norm: bool = False,
     spread: bool = False,
@@ -128,6 +146,8 @@ def make(
       shape: (H, W, C), H = W. classes: of the data.
       latents: Z.
       generator_width, discriminator_width: channels next to the picture, ngf and ndf.
+      hidden: units of a dense layer between latents and pictures, and between pictures and logits,
+        normalized as the others are; 0 for none.
       norm: batch normalization in the discriminator; without it penalties on its slope are those
         of their papers.
       spectral_norm: in the discriminator. spread: see `conditioning.spread_of_batch`.
@@ -144,14 +164,16 @@ def make(
             f"task.model 'dcgan' makes squares of 8, 14, 16, 28, 32, 56, 64, ... pixels, not"
             f" {'x'.join(map(str, shape))}; set data.size."
         )
-    if min(latents, generator_width, discriminator_width) < 1:
-        raise UserError("task.model: latents and widths are whole numbers from 1 on.")
+    if min(latents, generator_width, discriminator_width, hidden + 1) < 1:
+        raise UserError(
+            "task.model: latents and widths are whole numbers from 1 on, hidden from 0."
+        )
     check_labels(generator_labels, discriminator_labels, classes)
     kind = jnp.dtype(dtype)
     return Pair(
-        Generator(shape, classes, depth, generator_width, generator_labels, kind),
+        Generator(shape, classes, depth, generator_width, hidden, generator_labels, kind),
         Discriminator(
-            classes, depth, discriminator_width, norm, spectral_norm, spread, discriminator_labels,
+            classes, depth, discriminator_width, hidden, norm, spectral_norm, spread, discriminator_labels,
             kind,
         ),
         latents,
