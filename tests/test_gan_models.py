@@ -54,6 +54,28 @@ def test_dcgan_has_the_size_of_pytorchs_example() -> None:
     assert sizes(dcgan.make(shape, 0), shape) == (3_576_704, 2_765_569)
 
 
+def test_dcgan_has_infogans_dense_layers() -> None:
+    shape = (28, 28, 1)
+    # 74-1024-7x7x128-14x14x64-28x28 and back (Chen et al. 2016, appendix C.1), without its last
+    # layer of 128 for codes; normalized layers have no bias here.
+    generator = 74 * 1024 + 2 * 1024 + 1024 * 6272 + 2 * 128 + 16 * 128 * 64 + 2 * 64 + 16 * 64
+    discriminator = 16 * 64 + 16 * 64 * 128 + 2 * 128 + 6272 * 1024 + 2 * 1024 + 1024 + 1
+    pair = dcgan.make(shape, 0, latents=74, hidden=1024)
+    assert sizes(pair, shape) == (generator, discriminator)
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_two_convolutions_see_a_whole_digit_through_a_dense_layer_alone(hidden: int) -> None:
+    pair = dcgan.make((28, 28, 1), 0, discriminator_width=4, hidden=hidden, norm=False)
+    net, label = pair.discriminator, jnp.zeros((4,), jnp.int32)
+    x = jnp.zeros((4, 28, 28, 1)).at[1::2, :8].set(1.0).at[2:, 20:].set(1.0)
+    variables = net.init(jax.random.key(0), x, label, train=False)
+    wide = jax.tree.map(lambda v: 20.0 * v, variables)  # the layers begin nearly linear
+    none, top, bottom, both = np.asarray(net.apply(wide, x, label, train=False).logits).ravel()
+    apart = abs(both - top - bottom + none)
+    assert (apart > 0.01 * abs(both)) == bool(hidden)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dcgan_computes_in_the_dtype_that_it_is_told(dtype: str) -> None:
     pair = dcgan.make((16, 16, 3), 0, generator_width=4, discriminator_width=4, dtype=dtype)
@@ -265,6 +287,7 @@ def test_the_spread_of_a_collapsed_batch_is_nothing() -> None:
     [
         ("gan_mlp", {"latents": 0}, "from 1 on"),
         ("gan_mlp", {"generator_labels": "norm", "discriminator_labels": "concat"}, "use 'concat'"),
+        ("dcgan", {"hidden": -1}, "hidden is 0 or more"),
         ("dcgan", {"generator_labels": "concat"}, "both players see labels"),
         ("dcgan", {"discriminator_labels": "projections"}, "expected one of none, concat"),
         ("r3gan", {"groups": (3,)}, r"must divide expand=2 times widths=\(4, 4\)"),

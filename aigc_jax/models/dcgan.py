@@ -165,16 +165,14 @@ def make(
             f" {'x'.join(map(str, shape))}; set data.size."
         )
     if min(latents, generator_width, discriminator_width, hidden + 1) < 1:
-        raise UserError(
-            "task.model: latents and widths are whole numbers from 1 on, hidden from 0."
-        )
+        raise UserError("task.model: latents and widths are 1 or more, hidden is 0 or more.")
     check_labels(generator_labels, discriminator_labels, classes)
     kind = jnp.dtype(dtype)
     return Pair(
         Generator(shape, classes, depth, generator_width, hidden, generator_labels, kind),
         Discriminator(
-            classes, depth, discriminator_width, hidden, norm, spectral_norm, spread, discriminator_labels,
-            kind,
+            classes, depth, discriminator_width, hidden, norm, spectral_norm, spread,
+            discriminator_labels, kind,
         ),
         latents,
         generator_labels != "none",
