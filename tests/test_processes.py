@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from process import Process, devices
 
+from aigc_jax.cli import processes, wire
 from aigc_jax.errors import LostPeer, UserError
 from aigc_jax.train import cluster, peers
 from aigc_jax.train.cluster import Cluster, detect
@@ -252,6 +254,19 @@ def test_processes_are_started_here(folder: Path, whole: dict[int, dict[str, flo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("count", "said", "threads"), [(2, "", "4"), (16, "", "1"), (2, "3", "3")])
+def test_processes_share_the_cores_unless_the_environment_says_otherwise(
+    count: int, said: str, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more threads than cores gloo waits for one: 1.6 times a step of one process, for 1.4."""
+    monkeypatch.setattr(wire, "cores", lambda: 8)
+    monkeypatch.setenv("NPROC", said)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, env, **rest: seen.append(env))
+    processes._start(0, count, "127.0.0.1:1", ["train"], None)
+    assert [env["NPROC"] for env in seen] == [threads]
+
+
 def test_numbers_that_go_bad_on_one_process_are_bad_on_all(folder: Path) -> None:
     """They stop all; then, with another policy, all go back to one checkpoint and on from there."""
     run, first = folder / "bad", (SPOILT, SPOILT)

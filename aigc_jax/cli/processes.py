@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
+from aigc_jax.cli import wire
 from aigc_jax.errors import LostPeer, UserError
 
 STOPPED = 75
@@ -68,6 +69,8 @@ def _start(
         "JAX_NUM_PROCESSES": str(count),
         "JAX_PROCESS_ID": str(i),
         "JAX_PLATFORMS": "cpu",
+        # Threads of XLA's pool: with more than there are cores, gloo waits for one.
+        "NPROC": os.environ.get("NPROC") or str(max(1, wire.cores() // count)),
         "AIGC_COMMAND": shlex.join(["aigc", *words]),
         "AIGC_PARENT": str(os.getpid()),
     }

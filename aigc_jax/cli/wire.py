@@ -58,12 +58,17 @@ def device_a_core() -> bool:
     said = "device_count" in os.environ.get("XLA_FLAGS", "")
     if said or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
         return False
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        jax.config.update("jax_num_cpu_devices", cores())
     except RuntimeError:  # JAX has started
         return False
     return jax.default_backend() == "cpu" and jax.device_count() > 1
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def _cpu_kind() -> str:
