@@ -184,6 +184,7 @@ def test_pruners_and_signals(there: Path) -> None:
     assert "the evaluations give" in out and f"Did you mean '{ray_driver.METRIC}'?" in out
     (first,) = (there / "misspelt").glob("*/status.json")
     assert json.loads(first.read_text())["step"] == 0
+    assert not any((there / name / ".ray").exists() for name in ("typed", "misspelt"))
 
 
 # --- without a Ray -------------------------------------------------------------------------------

@@ -90,6 +90,35 @@ def test_under_vmap_and_within_a_scan(name: str, in_parts: bool) -> None:
     )  # fmt: skip
 
 
+def test_sums_of_parts_in_bfloat16_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of a kernel is a sum over all pictures: 512 parts that are alike, of which a
+    sum in bfloat16 would see no more after the 256th.
+    """
+    _, product, side, _ = FORMS["down"]
+    x, kernel = jnp.ones((512, 2, 2, 1), jnp.bfloat16), jnp.ones((side, side, 1, 1), jnp.bfloat16)
+
+    def loss(kernel: jax.Array) -> jax.Array:
+        return product(x, kernel).astype(jnp.float32).sum()
+
+    whole = jax.grad(loss)(kernel)
+    monkeypatch.setattr(windows, "_number", lambda pixels, *_: pixels[0])
+    jax.clear_caches()
+    in_parts = jax.grad(loss)(kernel)
+    assert in_parts.dtype == jnp.bfloat16 and float(in_parts.max()) == 512.0
+    np.testing.assert_array_equal(in_parts, whole)
+
+
+def test_an_open_number_of_pictures_goes_whole() -> None:
+    """As in an exported program."""
+    _, product, side, _ = FORMS["down"]
+    shape = jax.export.symbolic_shape("b, 8, 8, 3")
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    kernel = jnp.ones((side, side, 3, 5))
+    made = jax.export.export(jax.jit(lambda x: product(x, kernel)))(x)
+    pictures = np.ones((3, 8, 8, 3), np.float32)
+    np.testing.assert_allclose(made.call(pictures), product(pictures, kernel), rtol=1e-6)
+
+
 def test_large_batches_go_in_parts_and_small_ones_whole() -> None:
     _, product, side, form = FORMS["down"]
     kernel = jnp.zeros((side, side, 64, 128))
