@@ -518,13 +518,14 @@ def test_categories_are_the_last_latents(latent: str) -> None:
         np.testing.assert_allclose(part.mean(0), 1 / part.shape[1], atol=0.03)
     joint = z[:, 2:4].T @ z[:, 4:] / 3000  # independent of each other
     np.testing.assert_allclose(joint, 1 / 8, atol=0.03)
-    seen: list[Any] = []
-    players.generate = lambda params, kept, z, label, train: (seen.append(z) or z, kept)
+    assert task.sample.knobs == (("truncation",) if latent == "normal" else ())
+    if latent == "uniform":
+        return
+    players.generate = lambda params, kept, z, label, train: (z, kept)
     keys, label = jax.random.split(jax.random.key(0), 500), jnp.zeros(500, jnp.int32)
-    far, near = (players.draw(weights(start(task)), keys, label, t) for t in (0.0, 0.5))
+    far, near = (players.draw_truncated(weights(start(task)), keys, label, t) for t in (0.0, 0.5))
     np.testing.assert_array_equal(far[:, 2:], near[:, 2:])
-    if latent == "normal":
-        assert np.abs(np.asarray(near)[:, :2]).max() <= 0.5 < np.abs(np.asarray(far)[:, :2]).max()
+    assert np.abs(np.asarray(near)[:, :2]).max() <= 0.5 < np.abs(np.asarray(far)[:, :2]).max()
 
 
 def test_q_finds_the_categories_of_made_examples() -> None:
@@ -589,7 +590,7 @@ def test_truncation_keeps_latents_near() -> None:
     judged = weights(start(task))
     keys = jax.random.split(jax.random.key(0), 500)
     label = jnp.zeros(500, jnp.int32)
-    far, near = (players.draw(judged, keys, label, truncation=t) for t in (0.0, 0.5))
+    far, near = (players.draw_truncated(judged, keys, label, truncation=t) for t in (0.0, 0.5))
     assert np.abs(np.asarray(far)).max() > 2.5
     assert np.abs(np.asarray(near)).max() <= 0.5 and np.asarray(near).std() > 0.2
 

@@ -58,8 +58,10 @@ class Match:
             "latents": players.latents,
             "standing": players.standing,
         }
+        normal = self.rules.latent == "normal"  # there is nothing beyond a uniform one's range
+        draw = players.draw_truncated if normal else players.draw
         return Task(
-            self.init, self.step, players.evaluate, Batched(players.draw, classes=players.classes),
+            self.init, self.step, players.evaluate, Batched(draw, classes=players.classes),
             functions=functions,
         )  # fmt: skip
 

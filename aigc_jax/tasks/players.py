@@ -187,23 +187,24 @@ class Players:
         }
         return {name: ((value * mask).sum(), mask.sum()) for name, value in values.items()}
 
-    def draw(
+    def draw(self, weights: Weights, keys: jax.Array, label: jax.Array) -> jax.Array:
+        """Makes one example for each key."""
+        return self.decode(weights, jax.vmap(lambda k: self.latents(k, 1)[0])(keys), label)
+
+    def draw_truncated(
         self, weights: Weights, keys: jax.Array, label: jax.Array, truncation: Any = 0.0
     ) -> jax.Array:
-        """Makes one example for each key; `truncation` > 0 draws latents again beyond it.
+        """Makes one example for each key; `truncation` > 0 draws normal latents again beyond it.
 
         The truncation trick (Brock et al. 2019, arXiv:1809.11096, section 3.1).
         """
         z = jax.vmap(lambda k: self.latents(k, 1)[0])(keys)
-        if self.rules.latent == "normal":
-            far = jnp.maximum(jnp.asarray(truncation, jnp.float32), 1e-6)
-            cut = jax.vmap(lambda k: jax.random.truncated_normal(k, -far, far, (self.continuous,)))(
-                keys
-            )
-            cut = jnp.concatenate([cut, z[:, self.continuous :]], axis=-1)
-            z = jnp.where(jnp.asarray(truncation) > 0, cut, z)
-        params, kept = weights.params["generator"], weights.vars["generator"]
-        return self.generate(params, kept, z, label, train=False)[0]
+        far = jnp.maximum(jnp.asarray(truncation, jnp.float32), 1e-6)
+        cut = jax.vmap(lambda k: jax.random.truncated_normal(k, -far, far, (self.continuous,)))(
+            keys
+        )
+        cut = jnp.concatenate([cut, z[:, self.continuous :]], axis=-1)
+        return self.decode(weights, jnp.where(jnp.asarray(truncation) > 0, cut, z), label)
 
     def decode(
         self, weights: Weights, z_BZ: jax.Array, label: jax.Array | None = None
