@@ -103,7 +103,7 @@ def run(
             stopped, failed = job.run()
         finally:
             _sweep_up(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
     if stopped:
         say(f"{root}: stopped by {stopped}; the same command goes on.")
         return STOPPED
