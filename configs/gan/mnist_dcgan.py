@@ -16,7 +16,10 @@ both. Without the dense layer of 1,024 the discriminator sees ten pixels at once
 found: a third of the samples are then good strokes and no digits (after five epochs cfd 70, with it
 4).
 
-Machine and time: see experiments/results/gan_mnist, which has what to expect too.
+Machine and time: two CPU cores with AVX-512, 45 ms a step, 7 minutes; twice that with other work on
+them. Expected of `:judged`, two seeds: all ten classes, cfd 1.9 and 2.3 (real digits 1.4, noise
+685), precision 0.81, recall 0.79; see experiments/results/gan_mnist. `:conditional` was not run
+with its dense layers.
 
 Source: InfoGAN's networks for MNIST (Chen et al. 2016, arXiv:1606.03657, appendix C.1) at half of
 their width, without codes; Adam with beta_1 0.5, 1e-3 for the generator and 2e-4 for the
