@@ -87,7 +87,6 @@ def get_study():
             "cpu": {
                 "cost": "about 25 minutes of two CPU cores (estimated); needs MNIST and its"
                 " classifier.",
-                "seeds": 2,  # a third was cut off after 5,950 of its 9,380 steps
             },
         },
     }
