@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HOUSE = Path(__file__).resolve().parent.parent
-PATIENCE = 240.0  # seconds; far beyond what is needed, so that only a hang reaches it
+PATIENCE = 500.0  # seconds; far beyond what is needed, so that only a hang reaches it
 
 
 def devices(count: int) -> str:

@@ -336,6 +336,41 @@ def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path
                 )
 
 
+# Eight lanes ask for the parts of one tree that nobody has asked for before, again and again.
+LANES = """
+import sys, threading
+import jax.numpy as jnp
+from aigc_jax.sweep import vectorised
+sys.setswitchinterval(1e-6)
+mesh, wrong = vectorised.mesh_of(8), []
+def look(tree, i, gate):
+    gate.wait()
+    try:
+        part = vectorised.trial(tree, i)
+        assert all((x == i).all() for x in part), part
+    except Exception as error:
+        wrong.append(repr(error))
+for _ in range(60):
+    tree = vectorised.stack([[jnp.full(3, i)] * 20 for i in range(8)], mesh)
+    gate = threading.Barrier(8)
+    lanes = [threading.Thread(target=look, args=(tree, i, gate)) for i in range(8)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+sys.exit("; ".join(wrong) or None)
+"""
+
+
+def test_lanes_may_ask_for_their_trials_at_the_same_moment() -> None:
+    environment = {**os.environ, "XLA_FLAGS": process.devices(8)}
+    done = subprocess.run(
+        [sys.executable, "-c", LANES], env=environment, capture_output=True, text=True,
+        timeout=process.PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
 def test_the_compiler_s_cache_is_there_though_jax_was_imported_first(tmp_path: Path) -> None:
     program = (
         "import jax; from aigc_jax.cli import wire; wire.start_jax();"

@@ -38,6 +38,7 @@ def start_jax() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+            libc.mallopt(-8, 1)  # M_ARENA_MAX: the other arenas ignore both
         except (OSError, AttributeError):
             pass  # another C library, without the knob
 

@@ -3,6 +3,7 @@
 Letters: N trials, K steps of one dispatch.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from aigc_jax.core.task import Batch, Metrics, State
 
 Tree = Any
 Step = Callable[[State, Batch], tuple[State, Metrics]]
+_SHARDS = threading.Lock()
 
 
 class Together(NamedTuple):
@@ -74,9 +76,12 @@ def begin(
 def trial(stacked: Tree, i: int) -> Tree:
     """Returns one trial's part of a stacked tree, on a device that holds it."""
     leaves, shape = jax.tree.flatten(stacked)
-    held = [shard.index[0].indices(len(leaves[0])) for shard in leaves[0].addressable_shards]
-    place = next(k for k, (begin, end, _) in enumerate(held) if begin <= i < end)
-    local = [leaf.addressable_shards[place].data for leaf in leaves]
+    # JAX makes the list of an array's shards when it is first asked for, and another thread that
+    # asks at that moment gets it half made.
+    with _SHARDS:
+        held = [shard.index[0].indices(len(leaves[0])) for shard in leaves[0].addressable_shards]
+        place = next(k for k, (begin, end, _) in enumerate(held) if begin <= i < end)
+        local = [leaf.addressable_shards[place].data for leaf in leaves]
     return _row(jax.tree.unflatten(shape, local), np.int32(i - held[place][0]))
 
 
