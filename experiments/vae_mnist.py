@@ -33,7 +33,7 @@ def get_study():
             },
             "validation_dynamic/iwae_5000": {
                 "direction": "minimize",
-                "protocol": "bound on -log p of the first 2,000 of them, 5,000 importance samples each",
+                "protocol": "bound on -log p of 2,000 of them, 5,000 importance samples each",
                 "unit": "nats an image",
                 "ceilings": {"entropy of the bits given the gray picture": 45.53},
             },
