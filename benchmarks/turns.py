@@ -16,7 +16,10 @@ from typing import Any, Protocol
 
 HERE = Path(__file__).parent
 # The same allocator settings for both sides: keep big blocks instead of giving them back.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_ARENA_MAX": "1",
+}  # fmt: skip
 
 
 class Worker:

@@ -31,7 +31,7 @@ def get_study():
                 "floors": {"independent pixels": 205.8},
                 "ceilings": {"entropy of the bits given the gray picture": 45.53},
             },
-            "validation_dynamic/iwae_5000": {
+            "validation_first_2000_rows_dynamic/iwae_5000": {
                 "direction": "minimize",
                 "protocol": "bound on -log p of 2,000 of them, 5,000 importance samples each",
                 "unit": "nats an image",

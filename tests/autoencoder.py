@@ -77,6 +77,7 @@ def context_of(task: Task, whole: Any, batch_size: int = 4) -> Any:
     split = Split(-(-total // batch_size), batch)
     spec = Spec(arrays, {**FACTS, "shape": whole["x"].shape[1:]})
     drawn: dict[tuple[int, str], np.ndarray] = {}
+    protocols: dict[str, Any] = {}
 
     def write_picture(step: int, name: str, pixels: np.ndarray) -> None:
         drawn[step, name] = pixels
@@ -87,4 +88,6 @@ def context_of(task: Task, whole: Any, batch_size: int = 4) -> Any:
         place=lambda rows: rows,
         write_picture=write_picture,
         drawn=drawn,
+        add_protocol=protocols.__setitem__,
+        protocols=protocols,
     )

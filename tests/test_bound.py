@@ -129,6 +129,8 @@ def test_active_units_by_hand() -> None:
     assert active_units.make(context, split="test")(Weights({}, {}), 0) == {"test/active_units": 1}
     judge = active_units.make(context, split="test", threshold=0.009)
     assert judge(Weights({}, {}), 0) == {"test/active_units": 2}
+    said = {"data": "", "split": "test", "threshold": 0.009}
+    assert context.protocols == {"test/active_units": said}, "the later one's"
 
 
 def test_ways_between_vectors() -> None:

@@ -114,6 +114,13 @@ def test_a_typed_evaluator_keeps_its_protocol_and_floors_to_its_line(
     first, second = run.evaluations
     assert run.levels(first, "modes/found") == run.floors["modes/found"]
     assert run.levels(second, "modes/found") == few["floors"]["modes/found"]
+    assert typed(monkeypatch, capsys, "report", "ring")[0] == 0
+    page = (ring / "report.html").read_text().partition("Judged again by aigc eval")[2]
+    later = page.partition("<h3>Step 4</h3>")[2].partition("<h3>Step 2</h3>")
+    for found, shown in ((own, later[0]), (few, later[2])):
+        assert f'<td class="number">{show(float(found["metrics"]["modes/found"]))}</td>' in shown
+        assert "real (validation)" in shown or "noise" in shown
+        assert f"number {found['protocols']['modes/found']['number']}" in shown
 
 
 def test_the_settings_of_a_run_s_own_evaluator_can_be_typed(

@@ -17,8 +17,8 @@ def make(
     split by more than `threshold`, a variance (Burda et al. 2016, arXiv:1509.00519, section 5).
 
     Args:
-      context: what the wiring knows; reads `data`, `functions`, `place`. The task has the function
-        "features" (weights, batch) -> [B, L].
+      context: what the wiring knows; reads `data`, `functions`, `place`, `add_protocol`. The task has
+        the function "features" (weights, batch) -> [B, L].
       split: its name in the data. threshold: above 0.
 
     Raises:
@@ -33,6 +33,10 @@ def make(
         raise UserError(f"evals: threshold={threshold}: expected a variance above 0.")
     if "features" not in context.functions:
         raise UserError("evals: 'active_units' needs the task's function 'features'; it has none.")
+    name = f"{'train_exact' if split == 'train' else split}/active_units"
+    context.add_protocol(
+        name, {"data": context.data.fingerprint, "split": split, "threshold": threshold}
+    )
     part = context.data.splits[split]
     shard = (jax.process_index(), jax.process_count())
     features = context.functions["features"]
@@ -49,7 +53,6 @@ def make(
             count += float(found[0])
             total, squares = total + found[1], squares + found[2]
         variance = squares / count - np.square(total / count)
-        title = "train_exact" if split == "train" else split
-        return {f"{title}/active_units": float((variance > threshold).sum())}
+        return {name: float((variance > threshold).sum())}
 
     return evaluate

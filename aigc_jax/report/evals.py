@@ -9,28 +9,32 @@ from aigc_jax.report.folder import Evaluation, Run
 from aigc_jax.report.levels import AROUND, around
 from aigc_jax.report.table import table
 
+HEAD = ["metric", AROUND[0], "score", AROUND[1]]
+
 
 def as_text(run: Run, found: Evaluation) -> str:
     """Returns one measurement of a run as a table for a terminal, then its protocols."""
     parts = [f"{run.path} at step {found.step}"]
-    if found.metrics:
-        rows = []
-        for metric, value in found.metrics.items():
-            worse, better = around(
-                value, run.levels(found, metric), higher=run.higher_is_better(metric)
-            )
-            rows.append([metric, worse, show(value), better])
-        parts.append(table(["metric", AROUND[0], "score", AROUND[1]], rows))
-    else:
-        parts.append("no evaluator gave a score")
-    parts += _protocols(found.protocols)
+    rows = scores(run, found)
+    parts.append(table(HEAD, rows) if rows else "no evaluator gave a score")
+    parts += protocols(found.protocols)
     if found.samples:
         parts.append(f"texts and pictures: {run.path / found.samples}")
     return "\n".join(parts)
 
 
-def _protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line of what all metrics have in common, then one for those that go on alike."""
+def scores(run: Run, found: Evaluation) -> list[list[str]]:
+    """Returns a row for each metric of a measurement, with the cells that HEAD names."""
+    rows = []
+    for metric, value in found.metrics.items():
+        higher = run.higher_is_better(metric)
+        worse, better = around(value, run.levels(found, metric), higher=higher)
+        rows.append([metric, worse, show(value), better])
+    return rows
+
+
+def protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns one line of what all metrics have in common, then one for those that go on alike."""
     flat = {
         metric: [f"{path} {brief(value)}" for path, value in groups.flat(protocol).items()]
         for metric, protocol in protocols.items()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aigc_jax.core.units import LOOP_METRICS, clock, figure, human
 from aigc_jax.errors import UserError
-from aigc_jax.report import compiles
+from aigc_jax.report import compiles, evals
 from aigc_jax.report.compare import differences, show
 from aigc_jax.report.curve import quantile, smooth
 from aigc_jax.report.folder import Run, Sample
@@ -60,6 +60,10 @@ def render(run: Run) -> str:
         small=small_charts(run),
         times=time_shares(run),
         table=score_table(run),
+        judged=[
+            (one, evals.scores(run, one), evals.protocols(one.protocols)) for one in run.evaluations
+        ],
+        judged_head=evals.HEAD,
         samples=chosen_samples(run),
         sample_count=len(run.samples),
         pictures=chosen_pictures(run),
