@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +120,21 @@ def test_every_study_in_the_repository_can_be_planned(
     jobs = study.jobs(found, few, [], tmp_path)
     assert jobs
     assert len({job.planned.workdir for job in jobs}) == len({job.planned.id for job in jobs})
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_pages_in_the_repository_say_what_their_records_do(
+    path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`aigc reproduce --page` would change none of them, and no table on them is empty."""
+    monkeypatch.chdir(ROOT)
+    name = Path(path).stem
+    shutil.copytree(ROOT / "experiments/results" / name, tmp_path / name)
+    assert main(["reproduce", path, "--page", f"--results={tmp_path / name}"]) == 0
+    text = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+    committed = ROOT / "experiments/results" / name / "README.md"
+    assert text == committed.read_text(encoding="utf-8")
+    assert not re.search(r"\|---\|\n\n", text)
 
 
 def test_there_are_studies() -> None:

@@ -132,7 +132,8 @@ def _scale(study: Study, name: str, record: Mapping[str, Any], picture: str) -> 
     if not record["judged"]:
         parts.append("The published values hold for another scale and judge nothing here.")
     for metric in study.metrics.values():
-        parts.append(_table(study, metric, record))
+        if table := _table(study, metric, record):
+            parts.append(table)
     if record["claims"]:
         rows = [
             f"| {claim['says']}{_source(claim)} | {claim['ours']} | {claim['verdict']} |"
@@ -176,6 +177,7 @@ def _interval(q: Mapping[str, Any]) -> str:
 
 
 def _table(study: Study, metric: Metric, record: Mapping[str, Any]) -> str:
+    """One metric's rows between their references; "" where this scale has none to show."""
     levels = record["floors"].get(metric.name, {})
     refs = {**levels.get("stated_floors", {}), **levels.get("measured", {}),
             **levels.get("stated_ceilings", {})}  # fmt: skip
@@ -189,6 +191,8 @@ def _table(study: Study, metric: Metric, record: Mapping[str, Any]) -> str:
         and row["chosen"]
         and (shown or row["values"] or row["published"] is not None)
     ]
+    if not chosen:
+        return ""
     for row in sorted(chosen, key=lambda r: order.get(r["row"], len(order))):
         tolerance = f" ± {figure(row['tolerance'])}" if row["published"] is not None else ""
         rows.append(
