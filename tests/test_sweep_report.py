@@ -224,8 +224,14 @@ def test_other_protocols_other_data_and_earlier_steps_are_not_ranked(tmp_path: P
     assert f"no {METRIC} at their last step and are not ranked: early" in said
 
 
-def test_a_seed_without_a_number_does_not_flatter_its_configuration(root: Path) -> None:
-    trial(root, "bad", {"hyper.lr": 0.01, "run.seed": 7}, "nan")
+STOPPED = {"state": "failed", "reason": "bad numbers at step 41 (1 in all); see RUN/bad"}
+
+
+@pytest.mark.parametrize("ended", [{"score": "nan"}, {"score": 0.1, "step": 41, **STOPPED}])
+def test_a_seed_without_a_number_does_not_flatter_its_configuration(
+    root: Path, ended: dict[str, Any]
+) -> None:
+    trial(root, "bad", {"hyper.lr": 0.01, "run.seed": 7}, **ended)
     first, *_, last = results.configurations(results.read(root))
     assert first.settings == {"hyper.lr": 0.001}
     assert last.settings == {"hyper.lr": 0.01} and last.scores.diverged == 1
@@ -558,11 +564,12 @@ def test_compare_says_whose_seeds_are_missing(
     b = folder_of_seeds(tmp_path / "b", rates=(0.02,))
     trial(b, "nan", {"hyper.lr": 0.02, "run.seed": 7}, "nan")
     trial(b, "twice", {"hyper.lr": 0.02, "run.seed": 0}, 0.1)
-    trial(b, "died", {"hyper.lr": 0.02, "run.seed": 8}, 0.1, state="failed")
+    trial(b, "bad", {"hyper.lr": 0.02, "run.seed": 6}, 0.1, **STOPPED)
+    trial(b, "died", {"hyper.lr": 0.02, "run.seed": 8}, 0.1, state="failed", reason="OSError")
     break_status(trial(b, "torn", {"hyper.lr": 0.02, "run.seed": 9}, 0.1))
     code, out, _ = call(capsys, "compare", a, b, f"--metric={METRIC}")
     assert code == 0
-    assert f"B: 1 finished without a finite {METRIC}" in out
+    assert f"B: 2 ended without a finite {METRIC}" in out
     assert "B: 1 runs repeat a seed" in out and "not finished: " in out
     assert "torn: status.json can't be read" in out
     assert "paired over 3 seeds" in out

@@ -25,6 +25,9 @@ class Group(NamedTuple):
         """Its scores under one metric."""
         rows = []
         for run in self.runs:
+            if run.diverged:
+                rows.append((run.setting(SEED), "finished", math.nan))
+                continue
             last = run.last(metric)
             # A score of an earlier step does not compare with those of the last one.
             ended = last is not None and (run.steps is None or last[0] >= run.steps)
@@ -164,7 +167,7 @@ def _summary(metric: str, name: str, group: Group) -> dict[str, Any]:
     row: dict[str, Any] = {"metric": metric, "group": name, "seeds": len(found.values)}
     row |= {
         "diverged": found.diverged,
-        "unfinished": sum(r.state != "finished" for r in group.runs),
+        "unfinished": sum(r.state != "finished" and not r.diverged for r in group.runs),
     }
     if found.values:
         row["mean"], *row["interval_95"] = statistics.interval(found.values)
@@ -177,7 +180,7 @@ def _warnings(metric: str, scores: Mapping[str, Scores]) -> list[str]:
     for name, one in scores.items():
         if one.diverged:
             said.append(
-                f"{name}: {one.diverged} finished without a finite {metric}; they are in no mean,"
+                f"{name}: {one.diverged} ended without a finite {metric}; they are in no mean,"
                 " which flatters it."
             )
         if one.repeats:

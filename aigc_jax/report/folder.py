@@ -40,6 +40,11 @@ class Picture(NamedTuple):
     path: Path
 
 
+def has_diverged(state: str, reason: str) -> bool:
+    """Whether a run's last words are that it ended on bad numbers (`run.on_bad`)."""
+    return state == "failed" and reason.startswith("bad numbers")
+
+
 class Evaluation(NamedTuple):
     """What one `aigc eval` measured: a line of evals.jsonl.
 
@@ -333,6 +338,11 @@ class Run:
         if self.locked():
             return "running"
         return "died" if self.status.get("host") == socket.gethostname() else "unknown"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended on bad numbers."""
+        return has_diverged(self.state, str(self.status.get("reason") or ""))
 
     @property
     def updated(self) -> datetime | None:

@@ -20,8 +20,8 @@ class Scores(NamedTuple):
     """The scores of one configuration under one metric.
 
     Attributes:
-      by_seed: of the finished runs, finite ones only. diverged: finished runs that ended without a
-        number. repeats: runs with a seed that another has too; the first one counts.
+      by_seed: of the finished runs, finite ones only. diverged: runs that ended on bad numbers, or
+        finished without a number. repeats: runs with a seed that another has too; the first counts.
     """
 
     by_seed: Mapping[Any, float]
@@ -74,7 +74,10 @@ def gathered(items: Sequence[T], keys: Sequence[Any]) -> list[list[T]]:
 
 
 def scores(runs: Sequence[tuple[Any, str, float | None]]) -> Scores:
-    """Sums up (seed, state, last value of a metric) of each run of one configuration."""
+    """Sums up (seed, state, last value of a metric) of each run of one configuration.
+
+    A run that ended on bad numbers stands there as finished with nan.
+    """
     by_seed: dict[Any, float] = {}
     diverged = repeats = 0
     seen = set()

@@ -15,7 +15,7 @@ from aigc_jax.core.units import LOOP_METRICS
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.report import groups, status
 from aigc_jax.report.curve import thin
-from aigc_jax.report.folder import Run, find_runs
+from aigc_jax.report.folder import Run, find_runs, has_diverged
 from aigc_jax.report.groups import SEED
 from aigc_jax.sweep import folder, space
 from aigc_jax.train.log import warn
@@ -62,6 +62,11 @@ class Row(NamedTuple):
     command: str
 
     @property
+    def diverged(self) -> bool:
+        """Whether it ended on bad numbers."""
+        return has_diverged(self.state, self.reason)
+
+    @property
     def seed(self) -> Any:
         """The run's seed, None where nobody said."""
         return self.settings.get(SEED)
@@ -96,7 +101,7 @@ class Results(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """Ranked trials that differ only in their seed, and their scores."""
+    """Trials that differ only in their seed, ranked ones and those that ended on bad numbers."""
 
     settings: dict[str, Any]
     rows: list[Row]
@@ -277,17 +282,21 @@ def _is_number(value: Any) -> bool:
 
 
 def configurations(found: Results) -> list[Configuration]:
-    """Returns the ranked trials by configuration, the best mean first.
+    """Returns the trials by configuration, the best mean first.
 
-    One with a seed that ended without a finite score stands behind all that have none: the mean of
+    One with a seed that ended on bad numbers or without a finite score stands behind all that have none: the mean of
     the others would flatter it.
     """
-    keys = [groups.without_seed(row.settings) for row in found.ranked]
+    known = [*found.ranked, *(row for row in found.rows if row.diverged)]
+    keys = [groups.without_seed(row.settings) for row in known]
     made = []
-    for rows in groups.gathered(found.ranked, keys):
+    for rows in groups.gathered(known, keys):
         in_order = sorted(rows, key=lambda row: (str(type(row.seed)), row.seed or 0))
         scores = groups.scores(
-            [(row.seed, row.state, row.scores[found.metric or ""]) for row in in_order]
+            [
+                (row.seed, "finished", math.nan if row.diverged else row.scores[found.metric or ""])
+                for row in in_order
+            ]
         )
         settings = {path: rows[0].settings.get(path, groups.NONE) for path in found.settings}
         made.append(Configuration(settings, in_order, scores))

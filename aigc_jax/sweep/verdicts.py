@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax.report import statistics
-from aigc_jax.report.folder import Run, is_run
+from aigc_jax.report.folder import Run, has_diverged, is_run
 from aigc_jax.sweep.study import Claim, Job, Metric, Scale, Study
 
 MATCH, NEAR, MISS, BETTER = "match", "near", "miss", "better"
 NOT_RUN, NOT_JUDGED = "not run", "not judged"
 UNFINISHED, FINISHED, DIVERGED = "unfinished", "finished", "diverged"
-_BAD_NUMBERS = "bad numbers"
 
 
 class Trial(NamedTuple):
@@ -76,7 +75,7 @@ def state(workdir: Path) -> str:
         word, reason = str(said["state"]), str(said["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return UNFINISHED
-    if word == "failed" and reason.startswith(_BAD_NUMBERS):
+    if has_diverged(word, reason):
         return DIVERGED
     return FINISHED if word == "finished" else UNFINISHED
 
