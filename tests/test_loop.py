@@ -224,6 +224,25 @@ def test_an_interrupted_evaluation_is_done_again(tmp_path: Path, at: int) -> Non
     assert toy.rows(tmp_path / "a") == toy.rows(tmp_path / "b")
 
 
+def test_an_evaluator_that_refuses_costs_no_step(tmp_path: Path) -> None:
+    knobs: dict[str, Any] = {"steps": 8, "eval_every": 8, "save_every": 0}
+    whole = toy.loop(tmp_path / "a", evaluators=counting([]), **knobs).run()
+    inner = counting([])["validation"]
+
+    def evaluate(weights: Any, step: int) -> dict[str, float]:
+        if step:
+            raise UserError("two samples are too few")
+        return inner(weights, step)
+
+    with pytest.raises(UserError, match="too few"):
+        toy.loop(tmp_path / "b", evaluators={"v": evaluate}, **knobs).run()
+    calls: list[Any] = []
+    done = toy.loop(tmp_path / "b", evaluators=counting(calls), **knobs).run()
+    assert calls == [8], "no step was taken again"
+    toy.same(whole.state, done.state)
+    assert toy.rows(tmp_path / "a") == toy.rows(tmp_path / "b")
+
+
 def test_a_stop_right_after_the_first_evaluation_keeps_its_row(tmp_path: Path) -> None:
     signals, calls = Signals(), []
     inner = counting(calls)["validation"]

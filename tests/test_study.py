@@ -234,6 +234,8 @@ def test_a_claim_is_judged_by_the_interval_of_the_difference() -> None:
         "c": of_seeds({0: 0.9, 1: 1.2, 2: 1.25}),
         "one": of_seeds({0: 0.5}),
         "d": of_draws(0.1, np.linspace(0.05, 0.15, 101)),
+        "five": of_seeds(dict.fromkeys(range(5), 1.0)),
+        "six": of_seeds(dict.fromkeys(range(6), 1.0)),
     }
 
     def judged(quantity: str, relation: str, than: Any, tolerance: float = 0.0) -> str:
@@ -248,6 +250,10 @@ def test_a_claim_is_judged_by_the_interval_of_the_difference() -> None:
     assert judged("d", "about", 0.2, 0.02) == "miss"
     assert judged("d", "about", 0.2, 0.06) == "match"
     assert judged("nobody", "less_than", 1.0) == "not run"
+    # Seeds that all say the same tell little of the next one.
+    assert judged("five", "more_than", 0.9) == "near"
+    assert judged("six", "more_than", 0.9) == "match"
+    assert judged("six", "less_than", 0.9) == "miss"
 
 
 # --- running ----------------------------------------------------------------------------------
@@ -451,6 +457,53 @@ def test_a_row_alone_and_what_others_wrote_stay(
     assert text.count(writeup.BEGIN) == 1
 
 
+def test_seeds_run_on_two_machines_are_one_row(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a start elsewhere has not run yet, or is cut off in, stands as it was recorded."""
+    file = here / "experiments/results/toy/record.json"
+    whole = json.loads(file.read_text())
+    for trial in whole["scales"]["cpu"]["trials"]:
+        trial["scores"] = {"validation_first_3/loss": 2.0}
+    file.write_text(json.dumps(whole))
+    monkeypatch.setattr(launch, "launch", lambda *a, **k: one_by_one(*a, stop_after=1, **k))
+    said(capsys, "reproduce", "toy", "--workdir=third", code=75)
+    cpu = json.loads(file.read_text())["scales"]["cpu"]
+    plain, *others = [r for r in cpu["rows"] if r["chosen"]]
+    assert plain["row"] == "plain" and plain["values"]["1"] == 2.0 != plain["values"]["0"]
+    assert plain["mean"] == pytest.approx(1.0 + plain["values"]["0"] / 2)
+    assert all(set(row["values"].values()) == {2.0} for row in others)
+    assert cpu["bands"] == whole["scales"]["cpu"]["bands"]
+    assert len(cpu["trials"]) == len(whole["scales"]["cpu"]["trials"])
+    # Another recipe since: the recorded row stays, whole, until it is run whole again.
+    recipe = here / "recipe.py"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('"batch_size": 4', '"batch_size": 2'))
+    assert recipe.read_text() != text
+    try:
+        said(capsys, "reproduce", "toy", "--workdir=fourth", code=75)
+        assert json.loads(file.read_text())["scales"]["cpu"]["rows"] == cpu["rows"]
+        monkeypatch.setattr(launch, "launch", lambda *a, **k: one_by_one(*a, stop_after=2, **k))
+        said(capsys, "reproduce", "toy", "--workdir=fourth", "--only=plain")
+        rows = json.loads(file.read_text())["scales"]["cpu"]["rows"]
+        assert 2.0 not in next(r for r in rows if r["row"] == "plain")["values"].values()
+        assert sum(2.0 in r["values"].values() for r in rows) == len(rows) - 1
+    finally:
+        recipe.write_text(text)
+
+
+def test_other_settings_make_no_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = here / "experiments/results/toy/record.json"
+    before = file.read_text()
+    words = ("--only=ours", "--workdir=warm", "--config.hyper.lr=0.5")
+    said(capsys, "reproduce", "toy", *words)
+    assert file.read_text() == before
+    (row,) = [r for r in json.loads((here / "warm/cpu/results/record.json").read_text())
+              ["scales"]["cpu"]["rows"] if r["row"] == "ours"]  # fmt: skip
+    assert row["values"]
+    assert "--page runs nothing" in said(capsys, "reproduce", "toy", "--page", words[2], code=2)
+
+
 def test_a_scale_with_a_metric_of_its_own_has_a_picture(tmp_path: Path) -> None:
     """The study's first metric may not be measured there at all."""
     path = tmp_path / "two.py"
@@ -588,6 +641,8 @@ def test_the_delay_between_two_accuracies() -> None:
     asked = {"name": "delay", "train": "train/accuracy", "validation": "validation/accuracy"}
     found = analyses.analyse(a_study(asked), trials).quantities
     assert found["delay: wd"].by_seed == {0: 500.0, 1: 700.0, 2: 800.0}
+    assert found["delay: wd"].unit == "steps or more", "seed 2 never understood"
+    assert analyses.analyse(a_study(asked), trials[:2]).quantities["delay: wd"].unit == "steps"
     assert found["reached: wd"].value == pytest.approx(2 / 3)
 
 

@@ -23,6 +23,7 @@ from aigc_jax.cli import launch, together, train, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import memory, plans, vectorised
+from aigc_jax.sweep.group import Group
 from aigc_jax.sweep.halving import Halving
 from aigc_jax.sweep.plans import Planned
 from aigc_jax.train.signals import Signals
@@ -138,6 +139,28 @@ def test_a_metric_that_nobody_gives_stops_all_before_the_first_step(tmp_path: Pa
     assert all("validation/los" in s["reason"] for s in said)
     # With the right one, the same trials go on.
     assert together.run(planned, tmp_path, metric="validation/loss") == 0
+
+
+def test_an_evaluator_that_refuses_costs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(tmp_path, [{"hyper.lr": lr} for lr in LRS[:2]])
+    evaluate = Group._evaluate_rows
+
+    def refuse(self: Group, *args: Any) -> None:
+        if self.step:
+            raise UserError("two samples are too few")
+        evaluate(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "_evaluate_rows", refuse)
+        with pytest.raises(UserError, match="too few"):
+            together.run(planned, tmp_path)
+    for trial in planned:
+        said = toy.status(trial.workdir)
+        assert said["state"] == "failed" and said["step"] > 0 and "too few" in said["reason"]
+        assert (trial.workdir / "checkpoints" / str(said["step"])).is_dir()
+    assert together.run(planned, tmp_path) == 0
 
 
 def test_most_trials_bad_and_the_rest_get_a_program_of_their_own(

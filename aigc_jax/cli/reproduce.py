@@ -31,8 +31,8 @@ def add(subparsers: Any) -> None:
                         help="run this row alone; may be repeated")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--page", action="store_true",
-                        help="run nothing; write README.md of what the record has, at all"
-                        " scales")  # fmt: skip
+                        help="run nothing; judge the claims and write README.md of what the"
+                        " record has, at all scales")  # fmt: skip
     parser.set_defaults(run=run, overrides=[])
 
 
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run or args.only:
             raise UserError("--page writes the whole page and runs nothing; use it without"
                             " --dry-run and --only.")  # fmt: skip
+        if args.overrides:
+            raise UserError("--page runs nothing, so it takes no --config.SECTION.NAME.")
         return _page(study, args.results or home(study))
     scale = chosen(study.scales, args.scale, f"{study.name} has no scale")
     for name in args.only:
@@ -106,10 +108,19 @@ def home(study: Any) -> Path:
 
 
 def _home(args: argparse.Namespace, study: Any, scale: Any, root: Path) -> Path:
-    """A smoke run's table is no result, and stays with its runs."""
+    """What a smoke run gives, or one with other settings, is no result, and stays with its runs."""
     from aigc_jax.sweep.study import SMOKE
 
-    return args.results or (root / "results" if scale.name == SMOKE else home(study))
+    aside = scale.name == SMOKE or _own_settings(args.overrides)
+    return args.results or (root / "results" if aside else home(study))
+
+
+def _own_settings(overrides: Sequence[str]) -> list[str]:
+    """Those of the typed settings that say more than where things are on this machine."""
+    from aigc_jax.sweep.record import hidden_word
+
+    place = "--config.data.path="
+    return [word for word in overrides if not word.startswith(place) and hidden_word(word) == word]
 
 
 def _command(args: argparse.Namespace, study: Any) -> str:
@@ -136,22 +147,18 @@ def _write(
     from aigc_jax.sweep import analyses, record, verdicts, writeup
     from aigc_jax.train.storage import storage_errors, write_atomic
 
-    trials = verdicts.collect(study, jobs, scale)
-    results = verdicts.judge(study, scale, trials)
-    found = analyses.analyse(study, trials)
-    claims = []
-    for claim in study.claims:
-        quantity, word = verdicts.judge_claim(claim, found.quantities, scale)
-        shown = writeup.quantity(quantity) if quantity is not None else ""
-        claims.append({**claim._asdict(), "ours": shown, "verdict": word})
-    fresh = record.of_scale(
-        study, scale, trials, results, command=command, wall=wall, quantities=found.quantities,
-        claims=claims,
-    )  # fmt: skip
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     whole = record.load(folder / "record.json")
-    merged = record.merged(whole["scales"].get(scale.name, {}), fresh)
+    before = whole["scales"].get(scale.name, {})
+    trials = verdicts.collect(study, jobs, scale, before.get("trials", ()))
+    results = verdicts.judge(study, scale, trials)
+    found = analyses.analyse(study, trials)
+    fresh = record.of_scale(
+        study, scale, trials, results, command=command, wall=wall, quantities=found.quantities
+    )
+    merged = record.merged(before, fresh, analyses.through(trials))
+    merged = record.finished(study, scale, merged, before)
     print(writeup.as_text(study, merged))
     if not merged["trials"]:
         return
@@ -164,15 +171,25 @@ def _write(
 
 
 def _page(study: Any, folder: Path) -> int:
-    """Writes README.md from the record; words outside of what the command writes stay."""
+    """Writes README.md from the record; words outside of what the command writes stay.
+
+    Claims are judged again, by the study as it is now.
+    """
     from aigc_jax.sweep import record, writeup
     from aigc_jax.train.storage import storage_errors, write_atomic
 
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: f"{name}.png" for name in study.scales if (folder / f"{name}.png").is_file()}
+    found = record.load(folder / "record.json")
+    for name in study.scales.keys() & found["scales"].keys():
+        found["scales"][name] = record.judged_again(
+            study, study.scales[name], found["scales"][name]
+        )
+    if found["scales"]:
+        write_atomic(folder / "record.json", record.as_json(found))
     page = folder / "README.md"
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    write_atomic(page, writeup.readme(study, record.load(folder / "record.json"), before, pictures))
+    write_atomic(page, writeup.readme(study, found, before, pictures))
     print(f"{page} is written.")
     return 0

@@ -17,8 +17,8 @@ def make(
     split by more than `threshold`, a variance (Burda et al. 2016, arXiv:1509.00519, section 5).
 
     Args:
-      context: what the wiring knows; reads `data`, `functions`, `place`, `add_protocol`. The task has
-        the function "features" (weights, batch) -> [B, L].
+      context: what the wiring knows; reads `data`, `functions`, `place`, `add_protocol`. The task
+        has the function "features" (weights, batch) -> [B, L].
       split: its name in the data. threshold: above 0.
 
     Raises:

@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
     def scores(self, metric: str) -> Scores:
         """Its scores under one metric."""
-        rows = []
+        rows: list[tuple[Any, str, float | None]] = []
         for run in self.runs:
             if run.diverged:
                 rows.append((run.setting(SEED), "finished", math.nan))

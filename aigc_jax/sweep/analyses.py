@@ -70,6 +70,9 @@ class Found(NamedTuple):
     log_y: bool = False
 
 
+_OF_RUNS = ("delay", "scaling_law")  # they read run folders, and not scores alone
+
+
 def check(section: Mapping[str, Any], label: str) -> None:
     """Raises UserError unless a study's `analysis` names one of these and its settings."""
     known = _known()
@@ -89,15 +92,21 @@ def check(section: Mapping[str, Any], label: str) -> None:
 def analyse(study: Any, trials: Sequence[Any]) -> Found:
     """Runs the analysis that a study names, on those of its rows of which every trial is through.
 
+    An analysis that reads run folders leaves out rows with a trial that was run elsewhere.
+
     Args:
       study: a `study.Study`. trials: `verdicts.Trial`s.
     """
-    whole = _complete(trials)
-    through = [trial for trial in trials if trial.row in whole]
-    if study.analysis is None or not through:
+    whole = through(trials)
+    if study.analysis is None:
+        return Found({})
+    if study.analysis["name"] in _OF_RUNS:
+        whole -= {trial.row for trial in trials if trial.run is None}
+    ended = [trial for trial in trials if trial.row in whole]
+    if not ended:
         return Found({})
     settings = {key: value for key, value in study.analysis.items() if key != "name"}
-    found: Found = _known()[study.analysis["name"]](through, study, **settings)
+    found: Found = _known()[study.analysis["name"]](ended, study, **settings)
     return found
 
 
@@ -113,8 +122,12 @@ def _known() -> dict[str, Callable[..., Found]]:
     }
 
 
-def _complete(trials: Sequence[Any]) -> set[str]:
-    """The rows of which every trial is through."""
+def through(trials: Sequence[Any]) -> set[str]:
+    """Returns the rows of which every trial is through.
+
+    Args:
+      trials: `verdicts.Trial`s.
+    """
     return {t.row for t in trials} - {t.row for t in trials if t.state == "unfinished"}
 
 

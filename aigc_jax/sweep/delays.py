@@ -37,10 +37,12 @@ def delay(
         by_row.setdefault(trial.row, {})[trial.seed] = (fitted, understood, second < math.inf)
     found: dict[str, Quantity] = {}
     for row, seeds in by_row.items():
+        # Of a seed that never understands, the end of its run bounds both from below.
+        steps = "steps" if all(v[2] for v in seeds.values()) else "steps or more"
         waits = {seed: max(b - a, 0.0) for seed, (a, b, _) in seeds.items()}
-        found[f"delay: {row}"] = of_seeds(waits, "steps")
+        found[f"delay: {row}"] = of_seeds(waits, steps)
         found[f"fitted: {row}"] = of_seeds({s: v[0] for s, v in seeds.items()}, "steps")
-        found[f"understood: {row}"] = of_seeds({s: v[1] for s, v in seeds.items()}, "steps")
+        found[f"understood: {row}"] = of_seeds({s: v[1] for s, v in seeds.items()}, steps)
         found[f"reached: {row}"] = of_seeds({s: float(v[2]) for s, v in seeds.items()}, "share")
     curves = [
         Curve(f"{trial.row}{'' if part == validation else ' (train)'}", *trial.run.series(part))

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from aigc_jax.core.task import State, Task, weights
+from aigc_jax.errors import UserError
 from aigc_jax.sweep import criterion, vectorised
 from aigc_jax.sweep.criterion import NoMetricError
 from aigc_jax.sweep.desk import Desk, Trial
@@ -97,18 +98,13 @@ class Group:
 
         Raises:
           TooBig: before anything has run or was written. NoMetricError: after an evaluation that
-            did not give the metric; all trials are saved.
+            did not give the metric; UserError: an evaluator refused. All trials are saved then.
         """
         try:
             # A program of their own for those that are left is no mistake: nothing is warned of.
             with Ledger(lambda: self.step, lambda line: None) as self._ledger:
                 self._open()
                 return self._steps()
-        except NoMetricError as error:
-            self._save(self.alive)
-            for desk in self.alive:
-                desk.end("failed", str(error), self.step, self.wall)
-            raise
         finally:
             for desk in self.desks:
                 desk.close()
@@ -186,6 +182,13 @@ class Group:
                     self.evaluated = self.step
                 except Interrupted:
                     pass
+                except UserError as error:
+                    # What an evaluator refuses can be mended; a full disk takes no save.
+                    if isinstance(error, NoMetricError) or type(error) is UserError:
+                        self._save(self.alive)
+                        for desk in self.alive:
+                            desk.end("failed", str(error), self.step, self.wall)
+                    raise
             if self.step in self.rungs and self.evaluated == self.step:
                 self._halve()
             ended, asked = self.step >= s.steps, self.signals.asked

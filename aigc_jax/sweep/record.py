@@ -5,14 +5,16 @@ again, and no path of the machine that made them.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
+from aigc_jax.sweep import writeup
+from aigc_jax.sweep.analyses import Quantity
 from aigc_jax.sweep.study import Scale, Study
-from aigc_jax.sweep.verdicts import FINISHED, NOT_RUN, Result, Trial
+from aigc_jax.sweep.verdicts import FINISHED, Result, Trial, judge_claim
 from aigc_jax.train.log import strict
 
 FORMAT = 1
@@ -68,14 +70,12 @@ def of_scale(
     *,
     command: str,
     wall: float,
-    quantities: Mapping[str, Any],
-    claims: Sequence[Mapping[str, Any]],
+    quantities: Mapping[str, Quantity],
 ) -> dict[str, Any]:
-    """Makes the record of one scale, JSON-ready.
+    """Makes the record of one scale, JSON-ready but for the quantities; it has no claims yet.
 
     Args:
       command: what makes it again. wall: seconds over all starts. quantities: of the analysis.
-      claims: with their verdicts.
     """
     ran = [trial for trial in trials if trial.state == FINISHED and trial.run is not None]
     rows = {row.name: row for row in study.rows}
@@ -86,12 +86,7 @@ def of_scale(
         "judged": scale.judged,
         "wall_seconds": round(wall, 1),
         "rows": [_result(result, rows[result.row], study) for result in results],
-        "quantities": {
-            name: {"value": q.value, "low": q.low, "high": q.high, "unit": q.unit,
-                   "by_seed": {str(seed): v for seed, v in q.by_seed.items()}}
-            for name, q in quantities.items()
-        },
-        "claims": list(claims),
+        "quantities": dict(quantities),
         "trials": [_trial(trial) for trial in trials if trial.state != "unfinished"],
         "floors": _floors(study, ran),
         "protocols": first.protocols if first else {},
@@ -119,7 +114,8 @@ def _result(result: Result, row: Any, study: Study) -> dict[str, Any]:
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
-    assert trial.run is not None
+    if trial.run is None:
+        return dict(trial.said or {})
     git = trial.run.env.get("git") or {}
     return {
         "row": trial.row,
@@ -129,6 +125,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "state": trial.state,
         "scores": dict(trial.scores),
         "wall_seconds": trial.run.wall,
+        "cpu": trial.run.env.get("cpu"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "config_sha256": digest(trial.run.config) if trial.run.config else None,
@@ -248,30 +245,86 @@ def load(path: Path) -> dict[str, Any]:
     return {**empty, "earlier": found}
 
 
-def merged(before: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
-    """Returns a scale's record with the rows of an earlier one that are not run here.
+def merged(
+    before: Mapping[str, Any], fresh: Mapping[str, Any], through: Container[str]
+) -> dict[str, Any]:
+    """Returns a scale's record with the rows of an earlier one that are not, or not yet, run here.
 
-    What has once been run stays in, until the same row is run again.
+    What has once been run stays in until all trials of the same row have been run again: an
+    interrupted start takes nothing away.
+
+    Args:
+      before: as read; {} for none. fresh: from `of_scale`. through: the rows that are run whole.
     """
     if not before:
-        return fresh
-    ran = {trial["row"] for trial in fresh["trials"]}
-    kept = [trial for trial in before["trials"] if trial["row"] not in ran]
+        return dict(fresh)
+    kept = [trial for trial in before["trials"] if trial["row"] not in through]
     names = {trial["row"] for trial in kept}
+    new = [trial for trial in fresh["trials"] if trial["row"] not in names]
     rows = [r for r in fresh["rows"] if r["row"] not in names]
     rows += [r for r in before["rows"] if r["row"] in names]
-    bands_ = {**{n: b for n, b in before["bands"].items() if n in names}, **fresh["bands"]}
-    quantities = {**before["quantities"], **fresh["quantities"]}
-    said = {claim["says"]: claim for claim in before["claims"] if claim["verdict"] != NOT_RUN}
-    claims = [
-        said.get(claim["says"], claim) if claim["verdict"] == NOT_RUN else claim
-        for claim in fresh["claims"]
-    ]
-    whole = {**fresh, "quantities": quantities, "claims": claims, "rows": rows,
-             "trials": [*kept, *fresh["trials"]], "bands": bands_}  # fmt: skip
-    if not fresh["trials"]:
-        whole |= {name: before[name] for name in ("environment", "protocols", "floors")}
+    bands_ = {n: b for n, b in before["bands"].items() if n in names}
+    bands_ |= {n: b for n, b in fresh["bands"].items() if n not in names}
+    joined = {trial["row"] for trial in new if trial in before["trials"]}
+    for name in joined & before["bands"].keys():
+        if before["bands"][name]["seeds"] > bands_.get(name, {"seeds": 0})["seeds"]:
+            bands_[name] = before["bands"][name]
+    floors = {n: {**before["floors"].get(n, {}), **said} for n, said in fresh["floors"].items()}
+    found = {name: _quantity(said) for name, said in before["quantities"].items()}
+    whole = {**fresh, "quantities": {**found, **fresh["quantities"]}, "rows": rows,
+             "trials": [*kept, *new], "bands": bands_, "floors": floors}  # fmt: skip
+    if kept or joined:
+        whole["wall_seconds"] = max(before["wall_seconds"], fresh["wall_seconds"])
+    if not fresh["environment"]:  # nothing was run here
+        whole |= {name: before[name] for name in ("environment", "protocols")}
     return whole
+
+
+def judged_again(study: Study, scale: Scale, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a scale's record with the study's claims of today on the quantities that it has."""
+    found = {name: _quantity(said) for name, said in before["quantities"].items()}
+    return finished(study, scale, {**before, "quantities": found}, before)
+
+
+def _quantity(said: Mapping[str, Any]) -> Quantity:
+    by_seed = {int(seed): float(value) for seed, value in said["by_seed"].items()}
+    value, low, high = (float(said[key]) for key in ("value", "low", "high"))
+    return Quantity(value, low, high, said["unit"], by_seed)
+
+
+def finished(
+    study: Study, scale: Scale, found: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a scale's record with its claims judged, JSON-ready.
+
+    Args:
+      found: from `merged`. before: as there. Two quantities of it whose draws are gone keep the
+        verdict on their difference.
+    """
+    quantities: Mapping[str, Quantity] = found["quantities"]
+    said = {claim["says"]: claim for claim in before.get("claims", ())}
+    claims = []
+    for claim in study.claims:
+        stale = isinstance(claim.than, str) and all(
+            name in quantities and _has_lost_its_draws(quantities[name])
+            for name in (claim.quantity, claim.than)
+        )
+        if stale and claim.says in said:
+            claims.append(said[claim.says])
+            continue
+        ours, word = judge_claim(claim, quantities, scale)
+        shown = writeup.quantity(ours) if ours is not None else ""
+        claims.append({**claim._asdict(), "ours": shown, "verdict": word})
+    told = {
+        name: {"value": q.value, "low": q.low, "high": q.high, "unit": q.unit,
+               "by_seed": {str(seed): v for seed, v in q.by_seed.items()}}
+        for name, q in quantities.items()
+    }  # fmt: skip
+    return {**found, "quantities": told, "claims": claims}
+
+
+def _has_lost_its_draws(quantity: Quantity) -> bool:
+    return not quantity.by_seed and quantity.draws is None
 
 
 def as_json(record: Mapping[str, Any]) -> str:

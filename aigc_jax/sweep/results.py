@@ -284,8 +284,8 @@ def _is_number(value: Any) -> bool:
 def configurations(found: Results) -> list[Configuration]:
     """Returns the trials by configuration, the best mean first.
 
-    One with a seed that ended on bad numbers or without a finite score stands behind all that have none: the mean of
-    the others would flatter it.
+    One with a seed that ended on bad numbers, or without a finite score, stands behind all that
+    have none: the mean of the others would flatter it.
     """
     known = [*found.ranked, *(row for row in found.rows if row.diverged)]
     keys = [groups.without_seed(row.settings) for row in known]

@@ -22,7 +22,8 @@ class Trial(NamedTuple):
     Attributes:
       row: the row's name. point, seed, id: of the job. state: UNFINISHED, FINISHED or DIVERGED.
       scores: metric -> value of the finished; nan where a number went bad or was never measured.
-      run: its folder, None where there is none yet.
+      run: its folder, None where there is none here.
+      said: what a record says of it, where it was run elsewhere.
     """
 
     row: str
@@ -32,6 +33,7 @@ class Trial(NamedTuple):
     state: str
     scores: Mapping[str, float]
     run: Run | None
+    said: Mapping[str, Any] | None = None
 
 
 class Result(NamedTuple):
@@ -59,13 +61,31 @@ class Result(NamedTuple):
     chosen: bool
 
 
-def collect(study: Study, jobs: Sequence[Job], scale: Scale | None = None) -> list[Trial]:
+def collect(
+    study: Study,
+    jobs: Sequence[Job],
+    scale: Scale | None = None,
+    recorded: Sequence[Mapping[str, Any]] = (),
+) -> list[Trial]:
     """Reads the run folders of all jobs; a folder that is not there is an unfinished trial.
 
     A finished trial without a number for what trials report at the scale has diverged.
+
+    Args:
+      recorded: trials of an earlier record. One that is not through here, and has been elsewhere
+        with the very same config, counts as it was then: the seeds of a row may be run on several
+        machines.
     """
     metric = (scale.metric if scale else "") or study.metric.name
-    return [_read(study, job, metric) for job in jobs]
+    known = {said["id"]: said for said in recorded}
+    found = [_read(study, job, metric) for job in jobs]
+    return [_recalled(t, known[t.id]) if t.state == UNFINISHED and t.id in known else t
+            for t in found]  # fmt: skip
+
+
+def _recalled(trial: Trial, said: Mapping[str, Any]) -> Trial:
+    scores = {name: float(value) for name, value in said["scores"].items()}
+    return trial._replace(state=said["state"], scores=scores, run=None, said=said)
 
 
 def state(workdir: Path) -> str:
@@ -130,7 +150,7 @@ def _summed(metric: Metric, row: str, point: Mapping[str, Any], trials: list[Tri
     values = {
         trial.seed: trial.scores[metric.name]
         for trial in trials
-        if trial.state == FINISHED and math.isfinite(trial.scores[metric.name])
+        if trial.state == FINISHED and math.isfinite(trial.scores.get(metric.name, math.nan))
     }
     diverged = sum(trial.state == DIVERGED for trial in trials)
     mean, low, high = spread(list(values.values()))
@@ -201,7 +221,9 @@ def judge_claim(claim: Claim, quantities: Mapping[str, Any], scale: Scale) -> tu
     """Judges a claim on the quantities that the analysis has found.
 
     A difference is "match" where its 95 % interval lies wholly on the claimed side (one seed has no
-    interval, and can't be more than "near"), "near" where only its mean does, else "miss".
+    interval, and can't be more than "near"), "near" where only its mean does, else "miss". Seeds
+    that all say the same have an interval of no width, which tells nothing of the next seed: then
+    the signs alone count, and it takes six of them for 95 %.
 
     Returns:
       The quantity (for a comparison of two, their difference), None where it is not known, and the
@@ -225,4 +247,7 @@ def judge_claim(claim: Claim, quantities: Mapping[str, Any], scale: Scale) -> tu
         return shown, MISS
     # Without an interval its ends are infinite, or nan: never sure.
     sure = gap.low > 0 if side > 0 else gap.high < 0
+    if gap.low == gap.high:
+        seeds = [s for s in ours.by_seed if other is None or s in other.by_seed]
+        sure = 2 * 0.5 ** len(seeds) < 1 - statistics.LEVEL
     return shown, MATCH if sure else NEAR

@@ -76,7 +76,7 @@ def readme(study: Study, record: Mapping[str, Any], before: str, picture: Mappin
     parts = [_head(study)]
     for name, scale in study.scales.items():
         if name in record["scales"]:
-            parts.append(_scale(study, name, record["scales"][name], picture.get(name, "")))
+            parts.append(_scale(study, scale, record["scales"][name], picture.get(name, "")))
         elif name != SMOKE:
             parts.append(_not_run(study, scale))
     body = "\n\n".join([BEGIN, *parts, END])
@@ -101,8 +101,8 @@ def _head(study: Study) -> str:
         'A verdict is "match" where our 95 % interval (Student\'s t over the seeds; one seed has'
         ' none) meets the published value with its tolerance, "near" where it meets twice that,'
         ' "better" where the row is one-sided and ours lies beyond, else "miss". A claim is'
-        ' "match" where the whole interval lies on the claimed side, "near" where only the mean'
-        " does."
+        ' "match" where the whole interval lies on the claimed side (of seeds that all say the'
+        ' same, where there are six), "near" where only the mean does.'
     )
     if study.notes:
         lines.append(study.notes)
@@ -127,12 +127,12 @@ def _published(published: Mapping[str, float] | None, metric: str) -> str:
     return figure((published or {}).get(metric))
 
 
-def _scale(study: Study, name: str, record: Mapping[str, Any], picture: str) -> str:
-    parts = [f"## {name}: {_summary(record)}"]
+def _scale(study: Study, scale: Scale, record: Mapping[str, Any], picture: str) -> str:
+    parts = [f"## {scale.name}: {_summary(record)}"]
     if not record["judged"]:
         parts.append("The published values hold for another scale and judge nothing here.")
     for metric in study.metrics.values():
-        if table := _table(study, metric, record):
+        if table := _table(study, scale, metric, record):
             parts.append(table)
     if record["claims"]:
         rows = [
@@ -140,6 +140,11 @@ def _scale(study: Study, name: str, record: Mapping[str, Any], picture: str) -> 
             for claim in record["claims"]
         ]
         parts.append("\n".join(["| claim | ours (95 %) | verdict |", "|---|---|---|", *rows]))
+        if len(rows) > 1:
+            parts.append(
+                f"Each of the {len(rows)} claims is judged by itself: of twenty that are not true,"
+                " about one is a match by chance."
+            )
     if record["quantities"]:
         rows = [
             f"| {name} | {_interval(q)} | {q['unit']} |" for name, q in record["quantities"].items()
@@ -153,7 +158,7 @@ def _scale(study: Study, name: str, record: Mapping[str, Any], picture: str) -> 
     env = record["environment"]
     where = f"{env['cores']} cores ({env['cpu']})" if "cores" in env else "?"
     parts.append(
-        f"Took {clock(record['wall_seconds'])} on {where}; stated cost: {record['cost']}"
+        f"Took {clock(record['wall_seconds'])} on {where}; stated cost: {scale.cost}"
         " [record.json](record.json) has every seed's scores, commits, hashes and environment."
     )
     return "\n\n".join(parts)
@@ -176,14 +181,14 @@ def _interval(q: Mapping[str, Any]) -> str:
     return figure(value) + (f" ({figure(low)} to {figure(high)})" if known else "")
 
 
-def _table(study: Study, metric: Metric, record: Mapping[str, Any]) -> str:
+def _table(study: Study, scale: Scale, metric: Metric, record: Mapping[str, Any]) -> str:
     """One metric's rows between their references; "" where this scale has none to show."""
     levels = record["floors"].get(metric.name, {})
     refs = {**levels.get("stated_floors", {}), **levels.get("measured", {}),
             **levels.get("stated_ceilings", {})}  # fmt: skip
     rows = [f"| *{name}* | | {figure(_number(value))} | | |" for name, value in refs.items()]
     order = {row.name: i for i, row in enumerate(study.rows)}
-    shown = metric.name == study.metric.name
+    shown = metric.name == (scale.metric or study.metric.name)
     chosen = [
         row
         for row in record["rows"]
@@ -191,6 +196,16 @@ def _table(study: Study, metric: Metric, record: Mapping[str, Any]) -> str:
         and row["chosen"]
         and (shown or row["values"] or row["published"] is not None)
     ]
+    known = {row["row"] for row in chosen}
+    chosen += [
+        {"row": row.name, "point": {}, "published": published, "tolerance": row.tolerance
+         if row.tolerance is not None else metric.tolerance, "values": {}, "diverged": 0,
+         "verdict": NOT_RUN}
+        for row in study.rows
+        for published in [(row.published or {}).get(metric.name)]
+        if row.name not in known and (scale.rows is None or row.name in scale.rows)
+        and (shown or published is not None)
+    ]  # fmt: skip
     if not chosen:
         return ""
     for row in sorted(chosen, key=lambda r: order.get(r["row"], len(order))):

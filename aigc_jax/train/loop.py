@@ -17,7 +17,7 @@ import numpy as np
 from aigc_jax.core import past
 from aigc_jax.core.flops import count_flops
 from aigc_jax.core.task import State, Task, Weights, weights
-from aigc_jax.errors import StorageError
+from aigc_jax.errors import StorageError, UserError
 from aigc_jax.train import fingerprint, guard, peak, peers, program, sharding, shards
 from aigc_jax.train.autopsy import dump
 from aigc_jax.train.checkpoint import Checkpoints
@@ -315,6 +315,13 @@ class Loop:
                 row.update(evaluate(judged, self.step))
         except Interrupted:
             return
+        except UserError as error:
+            # What an evaluator refuses can be mended, and the same command goes on from here.
+            if self.step and type(error) is UserError and jax.process_count() == 1:
+                self._save()
+                self.checkpoints.finish()
+                self.progress.note(f"step {self.step} is saved; an evaluator refused")
+            raise
         finally:
             self.progress.doing("")
             if hasattr(self, "peak"):
