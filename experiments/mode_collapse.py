@@ -65,7 +65,7 @@ def get_study():
             },
             "modes/reverse_kl": {
                 "direction": "minimize",
-                "protocol": "of the frequencies of modes among good samples",
+                "protocol": "of the frequencies of modes, each sample counted for its nearest one",
                 "unit": "nats",
             },
         },

@@ -326,6 +326,19 @@ def test_unrolling_looks_through_the_discriminators_answer() -> None:
     assert not same(after.params["generator"], plain.params["generator"])
 
 
+@pytest.mark.parametrize(("step", "due"), [(0, False), (2, True), (4, False)])
+def test_unrolling_meets_a_lazy_penalty_only_where_it_is_due(step: int, due: bool) -> None:
+    """After step 2 the discriminator takes its step 3; penalties are due at 0, 3, 6."""
+    rows, found = batch(), {}
+    for penalties in ((), ("r1",)):
+        task = make(unroll=1, penalties=penalties, penalty_every=3)
+        state = start(task)
+        state = state.replace(step=state.step + step)
+        after, _ = task.init.__self__._generator_step(state, rows, jax.random.key(5))
+        found[penalties] = after.params["generator"]
+    assert same(found[()], found["r1",]) != due
+
+
 def test_an_auxiliary_classifier_is_trained_and_taught_from() -> None:
     labels = {"generator_labels": "concat", "discriminator_labels": "classifier"}
     task = make(model=labels)
@@ -669,6 +682,9 @@ def test_standing_statistics_are_those_of_many_batches() -> None:
     parts = np.asarray(hidden).reshape(5, 40, -1).var(1).mean(0)
     np.testing.assert_allclose(found["var"], parts, rtol=1e-3)
     assert same(again.params, judged.params)
+    plain = make(model={"norm": False})
+    with pytest.raises(UserError, match="no batch statistics"):
+        plain.functions["standing"](weights(start(plain)), jax.random.key(3), 5, 40)
 
 
 def test_a_satisfied_hinge_is_no_bad_number() -> None:

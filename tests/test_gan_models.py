@@ -414,9 +414,9 @@ def test_colours_are_one_matrix_and_gray_pictures_stay_gray() -> None:
     np.testing.assert_allclose(jnp.repeat(gray, 3, -1), three, atol=1e-5)
 
 
-def test_translation_moves_whole_pixels_and_brings_in_black() -> None:
+def test_translation_moves_whole_pixels_and_brings_in_gray() -> None:
     x = jnp.ones((300, 8, 8, 1))
     moved = np.asarray(augmentation.translation(jax.random.key(0), x))
-    assert set(np.unique(moved)) == {-1.0, 1.0}
-    lost = (moved == -1).sum((1, 2, 3))
+    assert set(np.unique(moved)) == {0.0, 1.0}
+    lost = (moved == 0).sum((1, 2, 3))
     assert set(lost) == {0, 8, 15}  # by none, one side, or both

@@ -4,6 +4,8 @@ import contextlib
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import tiny
 import toy
 from test_resume import at
 
-from aigc_jax.cli import check_resume, encode, wire
+from aigc_jax.cli import augment, check_resume, encode, wire
 from aigc_jax.cli.main import main
 from aigc_jax.core import tree
 from aigc_jax.errors import UserError
@@ -144,6 +146,17 @@ def test_what_a_run_lacks_is_said_in_one_line(
         assert main([command, *recipe, *run, *flags]) == 2
         said = capsys.readouterr().err
         assert part in said and said.count("\n") == 1, said
+
+
+def test_samples_of_other_classes_are_not_mixed_in() -> None:
+    facts = {"class_names": ("cat", "dog")}
+    arrays = {name: np.zeros((4, *rest)) for name, rest in (("x", (2, 2, 1)), ("label", ()))}
+    data: Any = SimpleNamespace(spec=SimpleNamespace(arrays=arrays, facts=facts))
+    x, label = np.zeros((6, 2, 2, 1)), np.zeros(6, np.int32)
+    assert augment._mixed(data, 0, x, label, ["cat", "dog"], 0.5)
+    for names in (["dog", "cat"], ["cat", "dog", "eel"]):
+        with pytest.raises(UserError, match="the classifier's are cat, dog"):
+            augment._mixed(data, 0, x, label, names, 0.5)
 
 
 def test_codes_of_data_without_labels_are_not_judged() -> None:

@@ -163,6 +163,19 @@ def test_there_are_studies() -> None:
          "no setting 'trian'. Did you mean 'train'?"),
         ('"scales": {', '"claims": ({"says": "x", "quantity": "y", "less_than": 1},), "scales": {',
          "no 'analysis' that finds"),
+        ('"scales": {', '"analysis": {"name": "lr_sensitivity"}, "scales": {',
+         "needs the setting 'initial'"),
+        ('"scales": {', '"analysis": {"name": "rows"}, "claims": ({"says": "x", "quantity":'
+         ' "validation_first_3/loss: plane", "less_than": 1},), "scales": {',
+         "no quantity is of 'plane'. Did you mean 'plain'?"),
+        ('"scales": {', '"analysis": {"name": "rows"}, "claims": ({"says": "x", "quantity":'
+         ' "loss: plain", "less_than": 1},), "scales": {', "is no 'METRIC: ROW'"),
+        ('"cost": "seconds"', '"cost": "seconds", "values": {"hyper.lrr": (1,)}',
+         "no row sweeps or tunes 'hyper.lrr'. Did you mean 'hyper.lr'?"),
+        ('{"validation_first_3/loss": 2.9}', "{}", "'published' is empty"),
+        ('{"validation_first_3/loss": 2.9}', '{"validation_first_3/loss": float("nan")}', "is nan"),
+        ('"tolerance": 0.3', '"tolerance": -0.3', "tolerance is below 0"),
+        ('{"hyper.lr": (0.001, 0.003)}', '{"run.seed": (1, 2)}', "give seeds=N"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_study_is_refused_in_one_line(
@@ -181,6 +194,7 @@ def test_a_file_that_is_no_study_is_refused_in_one_line(
         (["toy", "--only=plane"], "toy has no row 'plane'. Did you mean 'plain'?"),
         (["toy", "--config.hyper.lrr=1"], "Did you mean 'hyper.lr'"),
         (["toy", "--workers=0"], "--workers=0"),
+        (["toy", "--workers=2"], "--engine=vectorised is one process"),
     ],
 )
 def test_what_is_asked_for_wrongly_is_refused_in_one_line(

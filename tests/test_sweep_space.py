@@ -230,6 +230,7 @@ def test_which_engine_is_taken(
             "since they round otherwise than runs alone; choose --engine=local",
         ),
         (("--sweep=lr", "--slurm=partition=gpu"), "an option of --engine=slurm"),
+        (("--sweep=lr", "--engine=vectorised", "--workers=2"), "is one process"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -275,6 +276,26 @@ def test_some_of_a_huge_grid_by_lot(home: Path, capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
 
 
+def test_a_dry_run_of_millions_shows_the_first(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = dry(home, capsys, "--sweep=huge").splitlines()
+    assert len(out) == 12 and "6,000,000 trials in" in out[-1].replace("6000000", "6,000,000")
+    assert out[-2] == "... the first 10 of 6,000,000; only these were checked"
+
+
+def test_the_commands_of_the_guide_to_clusters_are_right(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    text = Path("docs/clusters.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("aigc sweep configs/")]
+    assert len(lines) == 2
+    for line in lines:
+        code, out, err = aigc(capsys, *line.split()[2:], "--dry-run")
+        assert (code, err) == (0, "") and "6 trials in runs/lr" in out
+
+
 class Terminal:
     def __init__(self, answer: str) -> None:
         self.readline = lambda: answer
@@ -305,6 +326,7 @@ def test_a_grid_of_millions_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch) 
         ("def get_sweep(h): return h.grid('hyper.lr', [])", "own.py:11: h.grid('hyper.lr'"),
         ("def get_sweep(h): return h.gird()", "own.py:11: AttributeError"),
         ("", "has no get_sweep(h); define one, or give --seeds=N"),
+        ("# lr", "has no get_sweep(h), so no sweep 'lr'"),
     ],
 )
 def test_a_recipe_that_gives_no_space(
@@ -312,7 +334,9 @@ def test_a_recipe_that_gives_no_space(
 ) -> None:
     head = RECIPE.partition("def get_sweep")[0].rstrip() + "\n"
     (tmp_path / "own.py").write_text(head + text + "\n")
-    code, out, err = aigc(capsys, str(tmp_path / "own.py"))
+    code, out, err = aigc(
+        capsys, str(tmp_path / "own.py"), *(["--sweep=lr"] if "#" in text else [])
+    )
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
 

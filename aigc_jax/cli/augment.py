@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
     name = train.default_workdir(args.config, False).name
     root = args.workdir or Path("runs") / f"{name}-augmented"
     steps = config.to_dict(config.load(args.config, args.overrides))["run"]["steps"]
-    x, label = _samples(args.source, args.samples)
+    x, label, names = _samples(args.source, args.samples)
 
     arms: dict[str, Callable[[Any, int], Any] | None] = {
         "real": None,
-        "augmented": lambda data, seed: _mixed(data, seed, x, label, args.share),
+        "augmented": lambda data, seed: _mixed(data, seed, x, label, names, args.share),
     }
     found: dict[str, list[float]] = {}
     for arm, mixed in arms.items():
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samples(source: Path, number: int) -> tuple[Any, Any]:
-    """Draws images by class; float32 [N, H, W, C] and int32 [N]."""
+def _samples(source: Path, number: int) -> tuple[Any, Any, list[str]]:
+    """Draws images by class; float32 [N, H, W, C], int32 [N], and the classes' names."""
     done = wire.trained(source)
     import jax
     import numpy as np
@@ -75,10 +75,13 @@ def _samples(source: Path, number: int) -> tuple[Any, Any]:
     if not classes:
         raise UserError(f"{source} draws no images by class; train one with labels.")
     label = (np.arange(number) % classes).astype(np.int32)
-    return sample(done.weights, jax.random.key(0), number=number, label=label), label
+    names = list(done.parts.data.spec.facts.get("class_names", ()))
+    return sample(done.weights, jax.random.key(0), number=number, label=label), label, names
 
 
-def _mixed(data: Any, seed: int, x: Any, label: Any, share: float) -> Callable[[int], Any]:
+def _mixed(
+    data: Any, seed: int, x: Any, label: Any, names: list[str], share: float
+) -> Callable[[int], Any]:
     """Returns batches of which a share of the rows, by (seed, step), are samples."""
     import numpy as np
 
@@ -87,6 +90,12 @@ def _mixed(data: Any, seed: int, x: Any, label: Any, share: float) -> Callable[[
         raise UserError(
             f"--with: its images are {list(x.shape[1:])}, the classifier's {list(shape[1:])}; both"
             " need the same size and labels."
+        )
+    own = list(data.spec.facts.get("class_names", ()))
+    if names != own:
+        raise UserError(
+            f"--with: its classes are {', '.join(names)}; the classifier's are {', '.join(own)}."
+            " Both need the same ones in the same order."
         )
     replaced = round(share * shape[0])
 

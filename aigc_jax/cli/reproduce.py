@@ -23,7 +23,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument("study", metavar="STUDY", help="experiments/NAME.py, or NAME")
     parser.add_argument("--scale", default="cpu", help="one of the study's scales (default: cpu)")
     parser.add_argument("--engine", default="vectorised", help=", ".join(launch.ENGINES))
-    parser.add_argument("--workers", type=int, default=1, help="of the engines that have any")
+    parser.add_argument("--workers", type=int, metavar="N",
+                        help="processes, of the engines that have any (default: 1)")  # fmt: skip
     parser.add_argument("--workdir", type=Path, help="of the run folders (default: runs/NAME)")
     parser.add_argument("--results", type=Path, metavar="DIR",
                         help="of the table (default: results/NAME beside the study)")  # fmt: skip
@@ -55,8 +56,13 @@ def run(args: argparse.Namespace) -> int:
         chosen({row.name: row for row in study.rows}, name, f"{study.name} has no row")
         if scale.rows is not None and name not in scale.rows:
             raise UserError(f"{study.name}: row '{name}' is not run at scale {scale.name}.")
-    if args.workers < 1:
+    launch.check_engine(args.engine)
+    if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers={args.workers}: expected 1 or more.")
+    if args.workers is not None and args.engine == "vectorised":
+        raise UserError(
+            f"--workers={args.workers}: --engine=vectorised is one process; choose --engine=local."
+        )
     root = (args.workdir or Path("runs") / study.name) / scale.name
     jobs = studies.jobs(study, scale, args.overrides, root)
     counts: dict[str, tuple[int, int]] = {}
@@ -71,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     print(writeup.as_plan(study, scale, counts, len(planned)), flush=True)
     if args.dry_run:
         return 0
-    launch.check_engine(args.engine)
     launch.check_options(args.engine, list(planned.values()), ())
     code, begin = 0, time.monotonic()
     clock = root / "wall"
@@ -82,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             watched = study.metrics[scale.metric] if scale.metric else study.metric
             code = launch.launch(
-                list(planned.values()), root, engine=args.engine, workers=args.workers,
+                list(planned.values()), root, engine=args.engine, workers=args.workers or 1,
                 metric=watched.name, direction=watched.direction,
             )  # fmt: skip
         finally:
@@ -133,7 +138,7 @@ def _command(args: argparse.Namespace, study: Any) -> str:
 
 def _typed(args: argparse.Namespace) -> str:
     words = ["aigc", "reproduce", args.study, f"--scale={args.scale}", f"--engine={args.engine}"]
-    words += [f"--workers={args.workers}"] if args.workers > 1 else []
+    words += [f"--workers={args.workers}"] if args.workers else []
     words += [f"--workdir={args.workdir}"] if args.workdir else []
     words += [f"--results={args.results}"] if args.results else []
     words += [f"--only={name}" for name in args.only]

@@ -17,6 +17,7 @@ from aigc_jax.sweep.space import Choice, Point, Space
 
 MANY = 10_000  # trials of a list that are asked about before they are planned
 SEARCHED = 50  # trials of a search
+_SHOWN = 10  # trials that a dry run lists of very many
 SAMPLERS = ("tpe", "cmaes", "qmc", "grid", "random")
 
 
@@ -121,12 +122,17 @@ def _asked(args: argparse.Namespace) -> Asked:
     else:
         number = min(whole.size, args.trials or whole.size)
         _ask_about(number, whole.size, args.yes or args.dry_run)
-        points = _points(whole, number, sampler)
+        shown = _SHOWN if args.dry_run and number > MANY else number
+        points = _points(whole, shown, sampler)
         planned = _planned(args, points, root)
     engine = args.engine or _engine(planned, args)
     launch.check_pruner(engine, args.pruner)
     if engine == "vectorised" and searched:
         raise UserError("--engine=vectorised runs a list of trials; a search needs --engine=local.")
+    if engine == "vectorised" and args.workers is not None:
+        raise UserError(
+            f"--workers={args.workers}: --engine=vectorised is one process; choose --engine=local."
+        )
     launch.check_options(engine, planned or (), args.slurm)
     judged = bool(args.metric or cfg["run"]["best"] or args.pruner != "none")
     return Asked(whole, planned, number, root, engine, sampler, metric, direction, judged)
@@ -265,7 +271,9 @@ def _dry_run(asked: Asked, spec: str) -> int:
     for trial in asked.planned or []:
         said = "  ".join(f"{path}={value}" for path, value in trial.point.items())
         print(f"{trial.id}  {said}")
-    count = asked.number if asked.planned is None else len(asked.planned)
+    if asked.planned is not None and len(asked.planned) < asked.number:
+        print(f"... the first {len(asked.planned)} of {asked.number:,}; only these were checked")
+    count = asked.number
     sign = "more" if asked.direction == "maximize" else "less"
     print(f"{count} trials in {asked.root}, engine {asked.engine}; judged by {asked.metric}, {sign}"
           " is better")  # fmt: skip

@@ -84,11 +84,11 @@ def contrast(key: jax.Array, x_BHWC: jax.Array) -> jax.Array:
 
 
 def translation(key: jax.Array, x_BHWC: jax.Array) -> jax.Array:
-    """Moves by up to an eighth of each side, whole pixels; black comes in."""
+    """Moves by up to an eighth of each side, whole pixels; gray comes in."""
     batch, height, width, _ = x_BHWC.shape
     far = (max(1, round(height / 8)), max(1, round(width / 8)))
     keys = jax.random.split(key)
-    moved = x_BHWC + 1.0  # black is 0
+    moved = x_BHWC
     for axis, most in enumerate(far):
         shift = jax.random.randint(keys[axis], (batch,), -most, most + 1)
         size = (height, width)[axis]
@@ -97,7 +97,7 @@ def translation(key: jax.Array, x_BHWC: jax.Array) -> jax.Array:
         shape = (batch, size, 1, 1) if axis == 0 else (batch, 1, size, 1)
         rows = jnp.clip(place, 0, size - 1).reshape(shape)
         moved = jnp.take_along_axis(moved, rows, axis=axis + 1) * inside.reshape(shape)
-    return moved - 1.0
+    return moved
 
 
 def cutout(key: jax.Array, x_BHWC: jax.Array) -> jax.Array:

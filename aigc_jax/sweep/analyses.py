@@ -81,12 +81,32 @@ def check(section: Mapping[str, Any], label: str) -> None:
         hint = nearest(str(name), known)
         raise UserError(f"{label}: there is no analysis '{name}'.{hint} There are:"
                         f" {', '.join(known)}.")  # fmt: skip
-    settings = list(inspect.signature(known[name]).parameters)[2:]
+    settings = dict(list(inspect.signature(known[name]).parameters.items())[2:])
     for key in section:
         if key not in ("name", *settings):
             raise UserError(
                 f"{label}: analysis '{name}' has no setting '{key}'.{nearest(key, settings)}"
             )
+    for key, parameter in settings.items():
+        if parameter.default is parameter.empty and key not in section:
+            raise UserError(f"{label}: analysis '{name}' needs the setting '{key}'.")
+
+
+def check_quantity(name: str, study: Any, where: str) -> None:
+    """Raises UserError for a quantity that the analysis can't find: of a row that isn't there.
+
+    Args:
+      name: as a claim says it, "WHAT: ROW". study: read but for this. where: for messages.
+    """
+    what, mark, of = name.partition(": ")
+    known = {str(x): 0 for row in study.rows for x in (row.name, *row.tags.values())}
+    if mark and of not in known:
+        raise UserError(f"{where}: no quantity is of '{of}'.{nearest(of, known)}")
+    if study.analysis["name"] == "rows" and (not mark or what not in study.metrics):
+        raise UserError(
+            f"{where}: '{name}' is no 'METRIC: ROW', which 'rows' finds."
+            f"{nearest(what, study.metrics)}"
+        )
 
 
 def analyse(study: Any, trials: Sequence[Any]) -> Found:

@@ -121,6 +121,8 @@ def collect(root: Path) -> list[Row]:
     Raises:
       UserError: there is no such folder, or no run in it.
     """
+    if root.is_file():
+        raise UserError(f"{root} is a file; give the folder that aigc sweep wrote (--workdir).")
     if not root.is_dir():
         siblings = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
         raise UserError(

@@ -245,14 +245,15 @@ def chosen(made: Any, names: Sequence[str], label: str) -> Space | None:
     """
     if made is None and not names:
         return None
+    if made is None:
+        raise UserError(f"{label} has no get_sweep(h), so no sweep '{names[0]}'; define one.")
     spaces = made if isinstance(made, dict) else {"": made}
     for name, space in spaces.items():
         if not isinstance(space, Space):
             where = f" under '{name}'" if name else ""
-            hint = "define get_sweep(h)" if made is None else "make it with h.grid, h.draw, ..."
             raise UserError(
                 f"{label}: get_sweep gives {type(space).__name__}{where}; expected a space or a"
-                f" dict of them: {hint}."
+                " dict of them: make it with h.grid, h.draw, ..."
             )
     if not spaces:
         raise UserError(f"{label}: get_sweep gives an empty dict; an empty space has no trials.")

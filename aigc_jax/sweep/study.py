@@ -6,6 +6,7 @@ docs/studies.md has the format, key by key.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -296,6 +297,8 @@ def _checked(path: Path, label: str, made: dict[str, Any]) -> Study:
     for metric in metrics.values():
         _one_of(metric.direction, DIRECTIONS, f"{label}: metric '{metric.name}': direction")
         _one_of(metric.at, ("last", "best"), f"{label}: metric '{metric.name}': at")
+        if metric.tolerance is not None and metric.tolerance < 0:
+            raise UserError(f"{label}: metric '{metric.name}': tolerance is below 0.")
     rows = [_row(group, i, metrics, label) for i, group in enumerate(study["rows"])]
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
@@ -313,10 +316,15 @@ def _checked(path: Path, label: str, made: dict[str, Any]) -> Study:
         analyses.check(study["analysis"], label)
     if not claims and not any(row.published for row in rows):
         raise UserError(f"{label} has neither a published value nor a claim: nothing to judge.")
-    return Study(
+    complete = Study(
         path, study["title"], study["question"], paper, metrics, rows, scales,
         study["analysis"], claims, study["notes"],
     )  # fmt: skip
+    for i, claim in enumerate(claims):
+        for name in (claim.quantity, claim.than):
+            if isinstance(name, str):
+                analyses.check_quantity(name, complete, f"{label}: claim {i}")
+    return complete
 
 
 def _one_of(word: str, known: Sequence[str], where: str) -> None:
@@ -333,14 +341,21 @@ def _row(group: Any, place: int, metrics: Mapping[str, Metric], label: str) -> R
             " published=None for a row that is only ours."
         )
     row = Row(**_filled(group, _ROW, where))
+    if row.published == {}:
+        raise UserError(f"{where}: 'published' is empty; give None for a row that is only ours.")
+    if row.tolerance is not None and row.tolerance < 0:
+        raise UserError(f"{where}: tolerance is {row.tolerance}; expected 0 or more.")
     for name, value in (row.published or {}).items():
         if name not in metrics:
             raise UserError(f"{where}: there is no metric '{name}'.{nearest(name, metrics)}")
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
             raise UserError(f"{where}: the published {name} is {value!r}; expected a number.")
         if row.tolerance is None and metrics[name].tolerance is None:
             raise UserError(f"{where}: neither it nor metric '{name}' has a 'tolerance'.")
     for path, values in {**row.sweep, **row.tune}.items():
+        if path == "run.seed":
+            raise UserError(f"{where}: it sweeps run.seed; give seeds=N.")
         _check_values(values, f"{where}: {path}")
     if row.seeds < 1:
         raise UserError(f"{where}: seeds is {row.seeds}; expected 1 or more.")
@@ -361,7 +376,10 @@ def _check_scales(
         for name in scale.rows or ():
             if name not in names:
                 raise UserError(f"{where}: there is no row '{name}'.{nearest(name, names)}")
+        swept = {path: 0 for row in rows for path in (*row.sweep, *row.tune)}
         for path, values in scale.values.items():
+            if path not in swept:
+                raise UserError(f"{where}: no row sweeps or tunes '{path}'.{nearest(path, swept)}")
             _check_values(values, f"{where}: {path}")
         if scale.metric and scale.metric not in metrics:
             raise UserError(

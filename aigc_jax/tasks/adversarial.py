@@ -298,10 +298,12 @@ class Match:
         team = {name: state.params[name] for name in self.teams["discriminator"]}
         opt = state.opt["discriminator"]
         hyper = self._hyper(state.hyper, "discriminator")
+        # The steps that the discriminator would take next: lazy penalties are due at some of them.
+        count = (state.step + 1) * self.rules.critic_steps
         for i in range(self.rules.unroll):
             inner = jax.random.fold_in(jax.random.fold_in(key, _RIVAL), i)
             grads, _ = jax.grad(self._critic_loss, has_aux=True)(
-                team, state, rows, made, inner, z, jnp.int32(0)
+                team, state, rows, made, inner, z, count + i
             )
             team, opt, _ = self.optimizer.update(grads, opt, team, hyper, state.step)
         return team

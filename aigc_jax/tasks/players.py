@@ -223,8 +223,13 @@ class Players:
         Args:
           weights: to begin from. key: of the latents.
           batches: how many. size: examples in each.
+
+        Raises:
+          UserError: the generator has no batch normalization.
         """
         kept = weights.vars["generator"]
+        if not jax.tree.leaves(kept):
+            raise UserError(f"standing={batches}: this generator has no batch statistics.")
         label = jnp.arange(size, dtype=jnp.int32) % max(self.classes, 1)
         none = jax.tree.map(jnp.zeros_like, kept)
 

@@ -2,8 +2,9 @@
 
     aigc train configs/gan/folder_dcgan.py --config.data.path=FOLDER
 
-PyTorch's example to the letter: 100 latents, 64 channels next to the picture, batch normalization
-in both, weights of standard deviation 0.02, Adam at 2e-4 with beta_1 0.5, batches of 64. Crop the
+PyTorch's example, but for the start of its batch normalizations' scales (1 here, drawn around 1
+there) and a bias in the discriminator's last layer: 100 latents, 64 channels next to the picture,
+weights of standard deviation 0.02, Adam at 2e-4 with beta_1 0.5, batches of 64. Crop the
 pictures first where they need it (`--config.data.crop=160` for aligned CelebA).
 
 Not run here. A quarter of the channels gave noise in three short runs, and digits with hinge loss,

@@ -6,8 +6,8 @@
 The variants are those of `ring.py`.
 
 Machine and time: ten seeds as one program, 2 to 5 minutes on one of two busy CPU cores. Expected:
-plain finds 22.1 of 25 modes (95 %: 20.9 to 23.3), `r3gan` 24.3; see
-experiments/results/mode_collapse. `unrolled` was not run.
+plain finds 22.0 of 25 modes (95 %: 20.5 to 23.5), `r3gan` 24.2; see
+experiments/results/mode_collapse.
 
 Source: ours, smaller than PacGAN's (Lin et al. 2018, arXiv:1712.04086, section 4.1), whose data
 and whose way to count modes these are.

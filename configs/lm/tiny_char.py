@@ -1,6 +1,7 @@
 """A transformer of two layers, 64 wide, on the characters of Shakespeare: what studies vary.
 
     aigc train configs/lm/tiny_char.py --config.data.path=tiny_shakespeare
+    aigc sweep configs/lm/tiny_char.py --sweep=lr,seed --config.data.path=tiny_shakespeare
 
 The data, context, batch and optimizer are those of `shakespeare_char.py` (nanoGPT's recipe for a
 CPU); the network is a tenth of it, with rotary positions and an output layer of its own. It samples
@@ -15,6 +16,14 @@ Source: ours; github.com/karpathy/nanoGPT, README, for data, context and batch.
 """
 
 from ml_collections import ConfigDict
+
+
+def get_sweep(h):
+    """Returns its sweeps: six learning rates, three seeds; both together are 18 trials."""
+    return {
+        "lr": h.grid("hyper.lr", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+        "seed": h.grid("run.seed", range(3)),
+    }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
