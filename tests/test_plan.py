@@ -374,7 +374,7 @@ def test_sizes_are_read() -> None:
 
 
 ON_EIGHT = """
-import json, sys
+import json, os, sys
 from aigc_jax.cli import ahead, wire
 from aigc_jax.core import config
 from aigc_jax.errors import UserError
@@ -395,6 +395,17 @@ def total(one, kind, axis, at_least=0):
     return sum(c.bytes * c.times for c in one.collectives
                if c.kind == kind and c.axes == (axis,) and c.bytes >= at_least)
 
+
+# What splits nothing makes nothing faster.
+from aigc_jax.core.devices import find
+products = {}
+for axis in ("data", "tensor"):
+    mesh = [f"--config.mesh.{a}={8 if a == axis else 1}" for a in ("data", "tensor")]
+    spec = os.path.join(os.environ["PYTHONPATH"], "configs/gan/ring.py")
+    made = ahead.Compiled(wire.parts(config.load(spec, [*mesh, "--config.run.batch_size=96"])))
+    assert made.numbers["idle_axes"] == (["tensor"] if axis == "tensor" else [])
+    products[axis] = made.on(find("h100"), None)["products"]
+assert abs(products["tensor"] / products["data"] - 8) < 1e-6, products
 
 one = compiled(data=8)
 P = one.numbers["parameters"]

@@ -509,6 +509,11 @@ def test_the_environment_is_understood(environ: dict[str, str], found: Cluster |
     [
         ({"JAX_NUM_PROCESSES": "2"}, "has some of JAX_COORDINATOR_ADDRESS"),
         ({**PLAIN, "JAX_COORDINATOR_ADDRESS": "h"}, "'h': expected HOST:PORT of process 0"),
+        ({**PLAIN, "JAX_COORDINATOR_ADDRESS": "h:99999"}, "expected HOST:PORT of process 0"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "65536"},
+            "MASTER_PORT=65536: expected a port",
+        ),
         ({**PLAIN, "JAX_PROCESS_ID": "4"}, "this is process 4 of 4"),
         ({**PLAIN, "JAX_PROCESS_ID": "two"}, "gives 'two' for a number"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "no MASTER_ADDR, MASTER_PORT"),
@@ -519,6 +524,13 @@ def test_half_an_environment_is_one_line(environ: dict[str, str], words: str) ->
         detect(environ)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["soon", "0", "-1", "inf", "nan"])
+def test_seconds_that_are_none_are_one_line(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIGC_START_SECONDS", word)
+    with pytest.raises(UserError, match=f"AIGC_START_SECONDS={word}: expected seconds, above 0"):
+        cluster.join(Cluster("variables", "h:1", 2, 0), {}, None)
 
 
 def test_a_pod_that_cannot_find_the_others_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

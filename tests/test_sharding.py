@@ -103,6 +103,10 @@ assert sharding.put(rows, placement.batch())["x"].sharding.spec == jax.P(("data"
 words = sharding.make(fsdp=4).words(jax.eval_shape(task.init, jax.random.key(0), hyper))
 assert words.startswith("mesh: 8 devices (data 2, fsdp 4); each holds "), words
 assert "leaves are whole on each, 76B (the largest: key, 8B)" in words, words
+assert "NOTHING" not in words
+idle = sharding.make(data=2, tensor=2, sequence=2)
+words = idle.words(jax.eval_shape(task.init, jax.random.key(0), hyper))
+assert words.endswith("NOTHING is split over sequence, tensor: its devices repeat the same work")
 slices = sharding.make(data=4, tensor=2, slices=2).mesh.devices
 assert [d.id for d in slices[:2].ravel()] == [0, 1, 2, 3]
 
@@ -113,7 +117,8 @@ for name, value in toy.leaves(other.state).items():
     np.testing.assert_allclose(value, reference[name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 refused("asks for 6 devices and there are 8", data=3, tensor=2)
-refused("asks for 6 devices", data=-1, tensor=3)
+refused("must multiply to a divisor of 8", data=-1, tensor=3)
+refused("the others than 'data' must multiply to a divisor of 8", data=-1, fsdp=16)
 refused("is not a multiple of mesh axis 'fsdp' (8)", data=1, fsdp=8,
         rules=(("first/kernel", ("fsdp",)),))
 refused("'kernell' claims nothing", rules=(("kernell", ()),))
@@ -121,6 +126,7 @@ refused("mesh.slices=3: expected a divisor", slices=3)
 refused("knows no other axis", mapper="pmap", fsdp=2)
 toy.ROWS = 6
 refused("run.batch_size=6 is not a multiple of the 8 parts")
+refused("choose 8, or split something else")
 print("eight agree")
 """
 

@@ -109,6 +109,7 @@ class Compiled:
         parameters = tree.count(self.abstract.params)
         self.numbers: dict[str, Any] = {
             "devices": placement.mesh.size,
+            "idle_axes": placement.idle(self.abstract),
             "mesh": dict(placement.mesh.shape),
             "parameters": parameters,
             "parameter_bytes": tree.size_bytes(self.abstract.params),
@@ -180,8 +181,10 @@ class Compiled:
             moved = formulas.moved(*paper)
             if paper[0].narrow == 2:  # the CPU's compiler has made float32 of it
                 held = sum(formulas.memory(*paper).values())
+        # Along an idle axis all devices do the same.
+        shares = count / math.prod(numbers["mesh"][axis] for axis in numbers["idle_axes"])
         found = estimate.step(
-            device, numbers["flops_a_step"] / count, self.model_flops() / count, moved,
+            device, numbers["flops_a_step"] / shares, self.model_flops() / count, moved,
             self.collectives,
         )  # fmt: skip
         steps = numbers["steps"] if budget is None else budget / numbers["items_a_step"]

@@ -164,6 +164,9 @@ def ahead_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("per device: at most", f"{human(plan['device_bytes'])}B"),
         ("FLOPs a step (matrix products and convolutions)", human(plan["flops_a_step"])),
     ]
+    if plan["idle_axes"]:
+        axes = ", ".join(plan["idle_axes"])
+        rows.append((f"NOTHING is split over {axes}", "its devices repeat the same work"))
     for axes, kinds in plan["collective_bytes"].items():
         said = ", ".join(f"{kind} {human(size)}B" for kind, size in kinds.items())
         rows.append((f"exchanged a step over {axes}", said))

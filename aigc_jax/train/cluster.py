@@ -6,6 +6,7 @@ three facts, so that all of them come together, and fail, in one way.
 """
 
 import hashlib
+import math
 import os
 import platform
 import socket
@@ -100,6 +101,8 @@ def _torchrun(environ: Mapping[str, str]) -> Cluster | None:
     port = _number(environ["MASTER_PORT"])
     # There torchrun's own store listens at MASTER_PORT.
     port += environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not 0 < port < 65536:
+        raise UserError(f"MASTER_PORT={port}: expected a port, 1 to 65535. {_OFF}.")
     local = environ.get("LOCAL_RANK")
     here = _number(environ.get("LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]))
     return Cluster("torchrun", f"{environ['MASTER_ADDR']}:{port}", _number(environ["WORLD_SIZE"]),
@@ -160,9 +163,20 @@ def _number(word: str) -> int:
 
 def _address(word: str) -> str:
     host, _, port = word.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"JAX_COORDINATOR_ADDRESS='{word}': expected HOST:PORT of process 0.")
     return word
+
+
+def _seconds(name: str, default: float) -> float:
+    word = os.environ.get(name, str(default))
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"{name}={word}: expected seconds, above 0.")
+    return seconds
 
 
 def _asked_of_jax(cluster: Cluster, within: float) -> Cluster:
@@ -221,9 +235,7 @@ def join(cluster: Cluster, config: Mapping[str, Any], signals: Any) -> peers.Alo
     Raises:
       UserError: hosts that differ, a port in use. LostPeer: hosts that are missing.
     """
-    within, patience = (
-        float(os.environ.get(name, seconds)) for name, seconds in ((START, 300.0), (SILENCE, 60.0))
-    )
+    within, patience = _seconds(START, 300.0), _seconds(SILENCE, 60.0)
     if None in (cluster.address, cluster.processes, cluster.number):
         cluster = _asked_of_jax(cluster, within)
     if cluster.processes == 1:

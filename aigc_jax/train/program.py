@@ -54,10 +54,12 @@ def global_batch(rows: Mapping[str, np.ndarray], placement: Placement) -> dict[s
         for name, x in rows.items()
     }
     count = next(iter(shapes.values())).shape[0]
-    if count % placement.data_shards:
+    if count % (parts := placement.data_shards):
+        below = count - count % parts
+        near = f"{below} or {below + parts}" if below else str(parts)
         raise UserError(
-            f"run.batch_size={count} is not a multiple of the {placement.data_shards} parts that"
-            " the mesh splits a batch into."
+            f"run.batch_size={count} is not a multiple of the {parts} parts that the mesh splits a"
+            f" batch into; choose {near}, or split something else (mesh.tensor, mesh.sequence)."
         )
     return shapes
 

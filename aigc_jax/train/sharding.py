@@ -99,6 +99,17 @@ class Placement(NamedTuple):
             if where[name].is_fully_replicated
         ]
 
+    def idle(self, abstract: Tree) -> list[str]:
+        """Returns the axes that split nothing: devices along them repeat each other's work."""
+        named = tree.named_leaves(self.state(abstract))
+        used = {axis for _, where in named for entry in where.spec for axis in _axes(entry)}
+        if any("attention/" in name for name, _ in named):
+            used.add("sequence")  # attention splits the places of a row over it
+        return [
+            axis for axis, size in self.mesh.shape.items()
+            if size > 1 and axis not in used | set(ROWS)
+        ]  # fmt: skip
+
     def words(self, abstract: Tree) -> str:
         """Says in one line how a state is spread, and what is not."""
         sizes = ", ".join(f"{axis} {n}" for axis, n in self.mesh.shape.items() if n > 1)
@@ -114,6 +125,8 @@ class Placement(NamedTuple):
                 f"; {len(whole)} leaves are whole on each, {human(kept)}B"
                 f" (the largest: {largest[0]}, {human(largest[1])}B)"
             )
+        if idle := self.idle(abstract):
+            line += f"; NOTHING is split over {', '.join(idle)}: its devices repeat the same work"
         return line
 
     def _bytes(self, abstract: Tree) -> int:
@@ -242,9 +255,12 @@ def _fill(sizes: dict[str, int], devices: int) -> None:
     if free:
         sizes[free[0]] = max(1, devices // fixed)
     if math.prod(sizes.values()) != devices:
+        advice = "give one axis the size -1 to take them all"
+        if free:
+            advice = f"the others than '{free[0]}' must multiply to a divisor of {devices}"
         raise UserError(
             f"mesh: {said} asks for {math.prod(sizes.values())} devices and there are {devices};"
-            " give one axis the size -1 to take them all."
+            f" {advice}."
         )
 
 
