@@ -671,6 +671,13 @@ def test_the_scaling_law_finds_the_exponents_it_was_made_of() -> None:
     )
 
 
+def test_a_fit_that_begins_without_a_floor_finds_the_one_there_is() -> None:
+    n, d = (x.ravel() for x in np.meshgrid([1e4, 1e5, 1e6], [1e5, 1e6, 1e7]))
+    loss = 1.3 + 20.0 * n**-0.35 + 30.0 * d**-0.3
+    found = scaling.fit(n, d, loss, start=(3e-9, 3.0, 3.0, 0.05, 0.05), every=4)
+    np.testing.assert_allclose(found, (1.3, 20.0, 30.0, 0.35, 0.3), rtol=1e-3)
+
+
 def test_the_weights_of_the_blocks_are_counted_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 
