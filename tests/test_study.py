@@ -172,9 +172,9 @@ def test_there_are_studies() -> None:
          ' "loss: plain", "less_than": 1},), "scales": {', "is no 'METRIC: ROW'"),
         ('"cost": "seconds"', '"cost": "seconds", "values": {"hyper.lrr": (1,)}',
          "no row sweeps or tunes 'hyper.lrr'. Did you mean 'hyper.lr'?"),
-        ('{"validation_first_3/loss": 2.9}', "{}", "'published' is empty"),
+        ('{"validation_first_3/loss": 2.9}', "{}", "has no published value to be judged by"),
         ('{"validation_first_3/loss": 2.9}', '{"validation_first_3/loss": float("nan")}', "is nan"),
-        ('"tolerance": 0.3', '"tolerance": -0.3', "tolerance is below 0"),
+        ('"tolerance": 0.3', '"tolerance": -0.3', "tolerance is -0.3; expected 0 or more"),
         ('{"hyper.lr": (0.001, 0.003)}', '{"run.seed": (1, 2)}', "give seeds=N"),
     ],
 )  # fmt: skip

@@ -92,12 +92,20 @@ def check(section: Mapping[str, Any], label: str) -> None:
             raise UserError(f"{label}: analysis '{name}' needs the setting '{key}'.")
 
 
-def check_quantity(name: str, study: Any, where: str) -> None:
-    """Raises UserError for a quantity that the analysis can't find: of a row that isn't there.
+def check_claims(study: Any, label: str) -> None:
+    """Raises UserError for a claim of a quantity that the analysis can't find.
 
     Args:
-      name: as a claim says it, "WHAT: ROW". study: read but for this. where: for messages.
+      study: a `study.Study`. label: its file, for messages.
     """
+    for i, claim in enumerate(study.claims):
+        for name in (claim.quantity, claim.than):
+            if isinstance(name, str):
+                _check_quantity(name, study, f"{label}: claim {i}")
+
+
+def _check_quantity(name: str, study: Any, where: str) -> None:
+    """A quantity is called "WHAT: ROW"; some are of a tag that rows share."""
     what, mark, of = name.partition(": ")
     known = {str(x): 0 for row in study.rows for x in (row.name, *row.tags.values())}
     if mark and of not in known:

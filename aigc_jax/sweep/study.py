@@ -278,6 +278,8 @@ def _filled(group: Any, keys: Mapping[str, tuple[Any, ...]], where: str) -> dict
         value = group.get(key, *default)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UserError(f"{where}: '{key}' is {value!r}, of another type than expected.")
+        if key == "tolerance" and value is not None and value < 0:
+            raise UserError(f"{where}: tolerance is {value}; expected 0 or more.")
         filled[key] = value
     return filled
 
@@ -297,8 +299,6 @@ def _checked(path: Path, label: str, made: dict[str, Any]) -> Study:
     for metric in metrics.values():
         _one_of(metric.direction, DIRECTIONS, f"{label}: metric '{metric.name}': direction")
         _one_of(metric.at, ("last", "best"), f"{label}: metric '{metric.name}': at")
-        if metric.tolerance is not None and metric.tolerance < 0:
-            raise UserError(f"{label}: metric '{metric.name}': tolerance is below 0.")
     rows = [_row(group, i, metrics, label) for i, group in enumerate(study["rows"])]
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
@@ -320,10 +320,7 @@ def _checked(path: Path, label: str, made: dict[str, Any]) -> Study:
         path, study["title"], study["question"], paper, metrics, rows, scales,
         study["analysis"], claims, study["notes"],
     )  # fmt: skip
-    for i, claim in enumerate(claims):
-        for name in (claim.quantity, claim.than):
-            if isinstance(name, str):
-                analyses.check_quantity(name, complete, f"{label}: claim {i}")
+    analyses.check_claims(complete, label)
     return complete
 
 
@@ -335,21 +332,16 @@ def _one_of(word: str, known: Sequence[str], where: str) -> None:
 def _row(group: Any, place: int, metrics: Mapping[str, Metric], label: str) -> Row:
     named = isinstance(group, dict) and isinstance(group.get("name"), str)
     where = f"{label}: row '{group['name']}'" if named else f"{label}: row {place}"
-    if named and "published" not in group:
+    if named and group.get("published", {}) == {}:
         raise UserError(
             f"{where} has no published value to be judged by; give published={{METRIC: VALUE}}, or"
             " published=None for a row that is only ours."
         )
     row = Row(**_filled(group, _ROW, where))
-    if row.published == {}:
-        raise UserError(f"{where}: 'published' is empty; give None for a row that is only ours.")
-    if row.tolerance is not None and row.tolerance < 0:
-        raise UserError(f"{where}: tolerance is {row.tolerance}; expected 0 or more.")
     for name, value in (row.published or {}).items():
         if name not in metrics:
             raise UserError(f"{where}: there is no metric '{name}'.{nearest(name, metrics)}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, _NUMBER) or not math.isfinite(value):
             raise UserError(f"{where}: the published {name} is {value!r}; expected a number.")
         if row.tolerance is None and metrics[name].tolerance is None:
             raise UserError(f"{where}: neither it nor metric '{name}' has a 'tolerance'.")
@@ -404,7 +396,5 @@ def _claim(group: Any, place: int, label: str) -> Claim:
     than = filled[given[0]]
     if given[0] == "about" and not filled["tolerance"]:
         raise UserError(f"{where}: 'about' needs a 'tolerance'.")
-    return Claim(
-        filled["says"], filled["quantity"], given[0], than, float(filled["tolerance"]),
-        filled["source"],
-    )  # fmt: skip
+    says, quantity, source = (filled[key] for key in ("says", "quantity", "source"))
+    return Claim(says, quantity, given[0], than, float(filled["tolerance"]), source)

@@ -21,7 +21,6 @@ from aigc_jax.errors import StorageError, UserError
 from aigc_jax.train import fingerprint, guard, peak, peers, program, sharding, shards
 from aigc_jax.train.autopsy import dump
 from aigc_jax.train.checkpoint import Checkpoints
-from aigc_jax.train.guard import Rollback
 from aigc_jax.train.ledger import Ledger
 from aigc_jax.train.log import MetricsLog, NoLog, warn
 from aigc_jax.train.meter import Meter, shown
@@ -176,9 +175,8 @@ class Loop:
         self._write_status("running", "starting")
         peers.here().on_end = lambda words: self._write_status("failed", words)
         self.checkpoints = Checkpoints(
-            self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best,
-            warn=warn,
-        )  # fmt: skip
+            self.workdir / "checkpoints", keep=s.keep, best=s.best, keep_best=s.keep_best, warn=warn
+        )
         try:
             self._wall_before = self._open()
             self.records.start(self.step)
@@ -227,7 +225,7 @@ class Loop:
                     self.checkpoints.finish()
                     return "" if ended and self.evaluated == self.step else asked or ""
                 self._advance(n)
-            except Rollback as bad:
+            except guard.Rollback as bad:
                 self._roll_back(bad)
 
     def _plan(self, ended: bool) -> tuple[str | None, bool, int]:
@@ -235,8 +233,7 @@ class Loop:
         asked = self.signals.asked
         if ended or asked:
             return asked, True, 0
-        seconds = self.meter.step_seconds
-        n = self.settings.ahead(self.step, self.program.capacity, seconds)
+        n = self.settings.ahead(self.step, self.program.capacity, self.meter.step_seconds)
         return None, self._save_due(), self.profile.cut(self.step, n)
 
     def _save_due(self) -> bool:
@@ -320,7 +317,6 @@ class Loop:
             if self.step and type(error) is UserError and jax.process_count() == 1:
                 self._save()
                 self.checkpoints.finish()
-                self.progress.note(f"step {self.step} is saved; an evaluator refused")
             raise
         finally:
             self.progress.doing("")
@@ -362,28 +358,26 @@ class Loop:
 
     def _on_bad(self, step: int, pairs: dict[str, tuple[float, float]]) -> None:
         """Counts a bad step; dumps what made it; stops, or goes back behind it."""
-        policy = self.settings.on_bad
+        policy, index = self.settings.on_bad, step + self.shift
         self.bad += 1
         metrics = {n: total / weight for n, (total, weight) in pairs.items() if weight}
         loss, norm = (metrics.get(name, math.nan) for name in ("loss", "grad_norm"))
         what = f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}"
-        index = step + self.shift
         batch = self.batch_at(index)
         if policy == "skip" and self.bad <= self.settings.max_bad:
             folder, _ = dump(self.workdir, step, metrics, batch, index)
             self.progress.note(f"bad numbers at {what}; skipped, see {folder}")
             return
         self._pending = None
-        state = shards.copy(self._replay(step), self.placement)
-        batch = shards.gather(batch, self.placement)
         folder, found = dump(
-            self.workdir, step, metrics, batch, index, state=state, step_fn=self.task.step
-        )
+            self.workdir, step, metrics, shards.gather(batch, self.placement), index,
+            state=shards.copy(self._replay(step), self.placement), step_fn=self.task.step,
+        )  # fmt: skip
         if policy != "rollback" or self.bad > self.settings.max_bad:
             raise guard.stopping(policy, what, self.bad, found, folder)
-        raise Rollback(step, what)
+        raise guard.Rollback(step, what)
 
-    def _roll_back(self, bad: Rollback) -> None:
+    def _roll_back(self, bad: guard.Rollback) -> None:
         """Goes on from the last checkpoint, with the batches that follow the bad one."""
         shift = self.shift
         self._open()
@@ -399,9 +393,8 @@ class Loop:
         self._open()
         self.shift = shift
         while self.step < step:
-            batches = program.stack(
-                [self.batch_at(self.step + shift)], self.program.capacity, self.placement
-            )
+            rows = [self.batch_at(self.step + shift)]
+            batches = program.stack(rows, self.program.capacity, self.placement)
             self.state, _ = self.program.run(self.state, batches, np.int32(1))
             self.step += 1
         return self.state
