@@ -17,7 +17,7 @@ found: a third of the samples are then good strokes and no digits (after five ep
 4).
 
 Machine and time: two CPU cores with AVX-512, 45 ms a step, 7 minutes; twice that with other work on
-them. Expected of `:judged`, two seeds: all ten classes, cfd 1.9 and 2.3 (real digits 1.4, noise
+them. Expected of `:judged`, three seeds: all ten classes, cfd 1.9 to 2.6 (real digits 1.4, noise
 685), precision 0.81, recall 0.79; see experiments/results/gan_mnist. `:conditional` was not run
 with its dense layers.
 
