@@ -180,6 +180,20 @@ def check_options(engine: str, planned: Sequence[Planned], options: Sequence[str
         raise UserError(f"--slurm={options[0]}: an option of --engine=slurm, and this is {engine}.")
 
 
+def check_workers(engine: str, workers: int | None) -> None:
+    """Raises UserError for a number of processes that is none, or that the engine has no use for.
+
+    Args:
+      workers: as typed; None where nobody said.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers}: expected 1 or more.")
+    if workers is not None and engine == "vectorised":
+        raise UserError(
+            f"--workers={workers}: --engine=vectorised is one process; choose --engine=local."
+        )
+
+
 def check_engine(engine: str) -> None:
     """Raises UserError for an engine that isn't there, or whose packages aren't installed."""
     if engine not in ENGINES:

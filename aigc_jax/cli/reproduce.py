@@ -57,12 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if scale.rows is not None and name not in scale.rows:
             raise UserError(f"{study.name}: row '{name}' is not run at scale {scale.name}.")
     launch.check_engine(args.engine)
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers={args.workers}: expected 1 or more.")
-    if args.workers is not None and args.engine == "vectorised":
-        raise UserError(
-            f"--workers={args.workers}: --engine=vectorised is one process; choose --engine=local."
-        )
+    launch.check_workers(args.engine, args.workers)
     root = (args.workdir or Path("runs") / study.name) / scale.name
     jobs = studies.jobs(study, scale, args.overrides, root)
     counts: dict[str, tuple[int, int]] = {}

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> Asked:
     """Checks what was typed, down to every setting of every trial."""
-    for name in ("seeds", "trials", "workers"):
+    for name in ("seeds", "trials"):
         number = getattr(args, name)
         if number is not None and number < 1:
             raise UserError(f"--{name}={number}: expected 1 or more.")
@@ -129,10 +129,7 @@ def _asked(args: argparse.Namespace) -> Asked:
     launch.check_pruner(engine, args.pruner)
     if engine == "vectorised" and searched:
         raise UserError("--engine=vectorised runs a list of trials; a search needs --engine=local.")
-    if engine == "vectorised" and args.workers is not None:
-        raise UserError(
-            f"--workers={args.workers}: --engine=vectorised is one process; choose --engine=local."
-        )
+    launch.check_workers(engine, args.workers)
     launch.check_options(engine, planned or (), args.slurm)
     judged = bool(args.metric or cfg["run"]["best"] or args.pruner != "none")
     return Asked(whole, planned, number, root, engine, sampler, metric, direction, judged)
