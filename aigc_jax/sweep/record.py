@@ -270,7 +270,7 @@ def merged(
         if before["bands"][name]["seeds"] > bands_.get(name, {"seeds": 0})["seeds"]:
             bands_[name] = before["bands"][name]
     floors = {n: {**before["floors"].get(n, {}), **said} for n, said in fresh["floors"].items()}
-    found = {name: _quantity(said) for name, said in before["quantities"].items()}
+    found = _quantities(before)
     whole = {**fresh, "quantities": {**found, **fresh["quantities"]}, "rows": rows,
              "trials": [*kept, *new], "bands": bands_, "floors": floors}  # fmt: skip
     if kept or joined:
@@ -282,8 +282,12 @@ def merged(
 
 def judged_again(study: Study, scale: Scale, before: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a scale's record with the study's claims of today on the quantities that it has."""
-    found = {name: _quantity(said) for name, said in before["quantities"].items()}
-    return finished(study, scale, {**before, "quantities": found}, before)
+    return finished(study, scale, {**before, "quantities": _quantities(before)}, before)
+
+
+def _quantities(record: Mapping[str, Any]) -> dict[str, Quantity]:
+    """Those of a record as read; the bootstrap's draws are not kept there."""
+    return {name: _quantity(said) for name, said in record["quantities"].items()}
 
 
 def _quantity(said: Mapping[str, Any]) -> Quantity:
