@@ -200,11 +200,11 @@ def test_the_first_rule_that_is_found_claims_a_leaf() -> None:
     assert found["kernel_scale"].spec == jax.P()
 
 
-def spec(name: str, shape: tuple[int, ...], **sizes: int) -> Any:
-    """What DEFAULT says of one leaf, on a mesh of these sizes; no device is needed for it."""
+def spec(name: str, shape: tuple[int, ...], rules: Any = (), **sizes: int) -> Any:
+    """What rules and DEFAULT say of one leaf, on a mesh of these sizes; no device is needed."""
     whole = {axis: sizes.get(axis, 1) for axis in sharding.AXES}
     mesh = AbstractMesh(tuple(whole.values()), tuple(whole))
-    placement = sharding.Placement(mesh)  # type: ignore[arg-type]
+    placement = sharding.Placement(mesh, rules)  # type: ignore[arg-type]
     nested: Any = leaf(*shape)
     for part in reversed(name.split("/")):
         nested = {part: nested}
@@ -212,6 +212,20 @@ def spec(name: str, shape: tuple[int, ...], **sizes: int) -> Any:
 
 
 BLOCK = "params/model/block_3"
+
+
+def test_what_xla_differentiates_wrongly_is_refused() -> None:
+    """See decision 0018; a transformer says where its activations lie, and is right."""
+    rules = (("kernel$", ("tensor", "fsdp")),)
+    dense = "params/model/encoder/hidden_0/kernel"
+    for name in (dense, f"opt/mu/{dense}"):
+        with pytest.raises(UserError, match=r"hidden_0/kernel is split .* wrong gradients"):
+            spec(name, (8, 16), rules, fsdp=2, tensor=2)
+    assert spec(dense, (8, 16), rules, data=2, tensor=2) == jax.P("tensor", "fsdp")
+    both = (("kernel$", (None, ("fsdp", "tensor"))),)
+    assert spec(dense, (8, 16), both, fsdp=2, tensor=2) == jax.P(None, ("fsdp", "tensor"))
+    block = spec(f"{BLOCK}/mlp/out/kernel", (8, 16), rules, fsdp=2, tensor=2)
+    assert block == jax.P("tensor", "fsdp")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ DEFAULT: tuple[Rule, ...] = (
     (r"kernel$", ("...", "fsdp?")),
     (r"", ()),
 )
+_PINNED = 4  # the rules of a network that says where its activations lie (`models/layout.py`)
 
 
 class Placement(NamedTuple):
@@ -70,11 +71,12 @@ class Placement(NamedTuple):
         """Returns a sharding for each leaf of a state, from the rules.
 
         Raises:
-          UserError: a rule of the recipe that claims nothing, a pattern that is none, or a
-            dimension of a parameter that its axis does not divide.
+          UserError: a rule of the recipe that claims nothing, a pattern that is none, a dimension
+            of a parameter that its axis does not divide, or an array that XLA would split wrongly.
         """
         rules = (*self.rules, *DEFAULT)
         claims = tree.claim(abstract, [pattern for pattern, _ in rules], "mesh.rules")
+        own = tree.claim(abstract, [pattern for pattern, _ in DEFAULT], "mesh.rules")
         claimed = set(jax.tree.leaves(claims))
         for i, (pattern, _) in enumerate(self.rules):
             if i not in claimed:
@@ -82,13 +84,14 @@ class Placement(NamedTuple):
                     f"mesh.rules: {pattern!r} claims nothing; rules are searched in paths such as"
                     f" {_example(abstract)}, and the first that is found wins."
                 )
-        return tree.map_named(
-            lambda name, leaf, claim: NamedSharding(
-                self.mesh, _spec(self.mesh, name, leaf, rules[claim][1])
-            ),
-            abstract,
-            claims,
-        )
+
+        def placed(name: str, leaf: Any, claim: int, default: int) -> NamedSharding:
+            spec = _spec(self.mesh, name, leaf, rules[claim][1])
+            if default >= _PINNED:
+                _refuse_two_ways(self.mesh, name, spec)
+            return NamedSharding(self.mesh, spec)
+
+        return tree.map_named(placed, abstract, claims, own)
 
     def whole(self, abstract: Tree) -> list[tuple[str, int]]:
         """Returns the path and the bytes of each leaf that every device holds whole."""
@@ -182,6 +185,19 @@ def _spec(mesh: Mesh, name: str, leaf: Any, entries: tuple[Any, ...]) -> Partiti
     while found and found[-1] is None:
         found.pop()
     return PartitionSpec(*found)
+
+
+def _refuse_two_ways(mesh: Mesh, name: str, spec: PartitionSpec) -> None:
+    """Raises UserError for what XLA's partitioner differentiates wrongly; see decision 0018."""
+    where = {
+        axis: i for i, entry in enumerate(spec) for axis in _axes(entry) if mesh.shape[axis] > 1
+    }
+    if "fsdp" in where and "tensor" in where and where["fsdp"] != where["tensor"]:
+        raise UserError(
+            f"mesh.rules: {name} is split over 'fsdp' in one dimension, over 'tensor' in another;"
+            " outside of a transformer, XLA's partitioner then gives wrong gradients. Split it over"
+            " one of the two."
+        )
 
 
 def _axes(entry: Any) -> tuple[str, ...]:
