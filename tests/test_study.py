@@ -489,6 +489,24 @@ def test_seeds_run_on_two_machines_are_one_row(
     assert all(set(row["values"].values()) == {2.0} for row in others)
     assert cpu["bands"] == whole["scales"]["cpu"]["bands"]
     assert len(cpu["trials"]) == len(whole["scales"]["cpu"]["trials"])
+    # Measured by another protocol: not joined, and the recorded row stays whole.
+    other = json.loads(json.dumps(whole))
+    for trial in other["scales"]["cpu"]["trials"]:
+        assert trial["protocols_sha256"] == {}  # a plain mean has none
+        trial["protocols_sha256"] = {"validation_first_3/loss": "of another classifier"}
+    file.write_text(json.dumps(other))
+    with monkeypatch.context() as patch:
+        ours = property(lambda trial: {"validation_first_3/loss": "ours"} if trial.run else {})
+        patch.setattr(verdicts.Trial, "protocols", ours)
+        said(capsys, "reproduce", "toy", "--workdir=sixth", code=75)
+    kept = json.loads(file.read_text())["scales"]["cpu"]
+    assert {r["row"]: r for r in kept["rows"]} == {
+        r["row"]: r for r in other["scales"]["cpu"]["rows"]
+    }
+    assert [t for t in kept["trials"] if t["row"] == "plain"] == [
+        t for t in other["scales"]["cpu"]["trials"] if t["row"] == "plain"
+    ]
+    file.write_text(json.dumps({**whole, "scales": {**whole["scales"], "cpu": cpu}}))
     # Another recipe since: the recorded row stays, whole, until it is run whole again.
     recipe = here / "recipe.py"
     text = recipe.read_text()

@@ -130,6 +130,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "dirty": git.get("dirty"),
         "config_sha256": digest(trial.run.config) if trial.run.config else None,
         "data_sha256": trial.run.fingerprint,
+        "protocols_sha256": trial.protocols,
     }
 
 

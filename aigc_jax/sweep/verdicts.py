@@ -1,5 +1,6 @@
 """What the trials of a study say: scores by row, with intervals, and a verdict on each."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -34,6 +35,16 @@ class Trial(NamedTuple):
     scores: Mapping[str, float]
     run: Run | None
     said: Mapping[str, Any] | None = None
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        """How its scores were measured: metric -> hash of the protocol; {} without a run here."""
+        said = self.run.protocols if self.run and self.state == FINISHED else {}
+        return {
+            name: hashlib.sha256(json.dumps(said[name], sort_keys=True).encode()).hexdigest()
+            for name in self.scores
+            if name in said
+        }
 
 
 class Result(NamedTuple):
@@ -74,13 +85,24 @@ def collect(
     Args:
       recorded: trials of an earlier record. One that is not through here, and has been elsewhere
         with the very same config, counts as it was then: the seeds of a row may be run on several
-        machines.
+        machines. Not one that was measured by another protocol than a run here (a classifier
+        trained again has other features): such numbers don't compare.
     """
     metric = (scale.metric if scale else "") or study.metric.name
     known = {said["id"]: said for said in recorded}
     found = [_read(study, job, metric) for job in jobs]
-    return [_recalled(t, known[t.id]) if t.state == UNFINISHED and t.id in known else t
-            for t in found]  # fmt: skip
+    ours = next((trial.protocols for trial in found if trial.protocols), {})
+    return [
+        _recalled(t, known[t.id])
+        if t.state == UNFINISHED and t.id in known and _comparable(known[t.id], ours) else t
+        for t in found
+    ]  # fmt: skip
+
+
+def _comparable(said: Mapping[str, Any], ours: Mapping[str, str]) -> bool:
+    """Whether a recorded trial's scores were measured as ours are; older records don't say."""
+    theirs = said.get("protocols_sha256", {})
+    return all(theirs[name] == ours[name] for name in theirs.keys() & ours.keys())
 
 
 def _recalled(trial: Trial, said: Mapping[str, Any]) -> Trial:

@@ -32,17 +32,20 @@ ROWS = ("data", "fsdp")  # what a batch's rows are split over
 
 # In a spec: an axis, several, or None for each dimension; "..." in front, and the rest stands for
 # the last dimensions (so a rule also holds for layers that are stacked); "axis?" where it divides.
-DEFAULT: tuple[Rule, ...] = (
-    # A transformer: columns, then rows, so that each half of a block ends in one sum.
+_TRANSFORMER: tuple[Rule, ...] = (
+    # It says where its activations lie (`models/layout.py`). Columns, then rows, so that each half
+    # of a block ends in one sum.
     (r"block(s|_\d+)/(attention/qkv|mlp/hidden|mlp/gate)/kernel$", ("...", "fsdp", "tensor")),
     (r"block(s|_\d+)/(attention|mlp)/out/kernel$", ("...", "tensor", "fsdp")),
     (r"block(s|_\d+)/(attention/qkv|mlp/hidden|mlp/gate)/bias$", ("...", "tensor")),
     (r"(^|/)(embed|head)$", ("tensor?", "fsdp?")),
+)
+DEFAULT: tuple[Rule, ...] = (
+    *_TRANSFORMER,
     # Any other network, convolutions too: by what a layer gives.
     (r"kernel$", ("...", "fsdp?")),
     (r"", ()),
 )
-_PINNED = 4  # the rules of a network that says where its activations lie (`models/layout.py`)
 
 
 class Placement(NamedTuple):
@@ -87,7 +90,7 @@ class Placement(NamedTuple):
 
         def placed(name: str, leaf: Any, claim: int, default: int) -> NamedSharding:
             spec = _spec(self.mesh, name, leaf, rules[claim][1])
-            if default >= _PINNED:
+            if default >= len(_TRANSFORMER):
                 _refuse_two_ways(self.mesh, name, spec)
             return NamedSharding(self.mesh, spec)
 
