@@ -184,7 +184,7 @@ def compiled(numbers: list[int]) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for i in numbers or range(len(CASES)):
         name, mesh, rows, remat = CASES[i]
-        done = ahead.Compiled(built({**MODELS, **FLOAT32}[name], mesh, rows, remat))
+        done = ahead.Planned(built({**MODELS, **FLOAT32}[name], mesh, rows, remat)).compile()
         shape, plan = done.paper()
         print(_line(i, name, mesh, rows, remat, done, shape, plan), flush=True)
 

@@ -146,7 +146,7 @@ def test_a_loop_of_unknown_length_counts_once_and_is_told() -> None:
 
 
 def test_a_roofline_by_hand() -> None:
-    device = devices.Device("X", 100.0, 1e3, 10.0, 2, 4.0, 1.0, "nobody")
+    device = devices.Device("X", 100.0, 50.0, 1e3, 10.0, 2, 4.0, 1.0, "nobody")
     near = Collective("all-gather", ("tensor",), 2, (0, 1), 8.0, 3)
     # Two groups of two: 16 bytes, half of them within at 4 a second; between, half at 2 together.
     far = Collective("all-reduce", ("data",), 4, (0, 1, 2, 3), 16.0, 1)
@@ -154,7 +154,7 @@ def test_a_roofline_by_hand() -> None:
     assert estimate.seconds(far, device) == 2 * max(16 * 0.5 / 4, 16 * 0.5 / 2)
     alone = far._replace(parts=2, group=(0, 2))
     assert estimate.seconds(alone, device) == 2 * 16 * 0.5 / 1
-    step = estimate.step(device, 500.0, 400.0, 20.0, [near, far])
+    step = estimate.step(device, 2, 500.0, 400.0, 20.0, [near, far])
     assert (step.products, step.memory, step.hidden, step.exposed) == (5.0, 2.0, 8.0, 3.0)
     assert step.seconds == 8.0 + 3.0
     assert step.mfu == pytest.approx(400 / 100 / 11)
@@ -195,6 +195,10 @@ def test_formulas_by_hand() -> None:
         {"attention": "plain", "remat": "dots_no_batch"},
         {"mlp": "swiglu", "remat": "dots_no_batch"},
         {"remat": "full", "dtype": "bfloat16"},
+        {"qk_norm": True, "dtype": "bfloat16"},
+        {"qk_norm": True, "kv_heads": 2, "positions": "rope", "norm": "rmsnorm"},
+        {"attention": "plain", "attention_cap": 20.0},
+        {"remat": "dots_no_batch", "qk_norm": True},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -265,17 +269,22 @@ def test_a_recipe_for_one_device_keeps_its_rows_at_once_on_many() -> None:
 def test_a_proposal_adds_what_the_recipe_does_not_say() -> None:
     base = {
         "mesh": {"data": -1, "fsdp": 1, "sequence": 1, "tensor": 1},
-        "task": {"accumulate": 4, "model": {"remat": "none"}},
+        "task": {"accumulate": 4, "model": {"remat": "none", "scan": False}},
     }
     mesh = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
     one = SimpleNamespace(plan=Plan(mesh, 64, 4, "full"))
     assert ahead._words(one, base, False) == [
-        "--config.mesh.fsdp=4", "--config.task.model.remat=full",
+        "--config.mesh.fsdp=4", "--config.task.model.remat=full", "--config.task.model.scan=True",
     ]  # fmt: skip
+    scanned = {**base, "task": {"accumulate": 4, "model": {"remat": "full", "scan": True}}}
+    assert ahead._words(one, scanned, False) == ["--config.mesh.fsdp=4"]
+    whole = SimpleNamespace(plan=Plan({"data": 8}, 64, 4, "none"))
+    assert ahead._words(whole, base, False) == []
     # With --mesh, what was given is not the recipe's own.
     assert ahead._words(one, base, True) == [
         "--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.mesh.sequence=1",
         "--config.mesh.tensor=1", "--config.task.model.remat=full",
+        "--config.task.model.scan=True",
     ]  # fmt: skip
 
 
@@ -338,6 +347,7 @@ def test_launched_kernels_are_counted() -> None:
         (["--devices=8", "--mesh=data:3,fsdp:2"], "the axes multiply to 6 and there are 8"),
         (["--devices=8", "--mesh=fsdp:16"], "the axes multiply to 16 and there are 8"),
         (["--mesh=fdsp:4"], "there is no axis 'fdsp'. Did you mean 'fsdp'?"),
+        (["--mesh=fsdp:2,fsdp:4"], "the axis 'fsdp' stands there twice"),
         (["--mesh=fsdp:four"], "expected a number of 1 or more, got 'four'"),
         (["--target=v5q"], "there is no such device. Did you mean 'v5"),
         (["--target=h100", "--tokens=many"], "--tokens=many: expected a positive number"),
@@ -388,7 +398,7 @@ words = ["--config.task.model.layers=1", "--config.task.model.width=16",
 def compiled(*more, **mesh):
     sizes = [f"--config.mesh.{a}={mesh[a] if a in mesh else 1}"
              for a in ("data", "fsdp", "sequence", "tensor")]
-    return ahead.Compiled(wire.parts(config.load("recipe.py", [*words, *sizes, *more])))
+    return ahead.Planned(wire.parts(config.load("recipe.py", [*words, *sizes, *more]))).compile()
 
 
 def total(one, kind, axis, at_least=0):
@@ -402,7 +412,8 @@ products = {}
 for axis in ("data", "tensor"):
     mesh = [f"--config.mesh.{a}={8 if a == axis else 1}" for a in ("data", "tensor")]
     spec = os.path.join(os.environ["PYTHONPATH"], "configs/gan/ring.py")
-    made = ahead.Compiled(wire.parts(config.load(spec, [*mesh, "--config.run.batch_size=96"])))
+    made = ahead.Planned(wire.parts(config.load(spec, [*mesh, "--config.run.batch_size=96"])))
+    made.compile()
     assert made.numbers["idle_axes"] == (["tensor"] if axis == "tensor" else [])
     products[axis] = made.on(find("h100"), None)["products"]
 assert abs(products["tensor"] / products["data"] - 8) < 1e-6, products
@@ -421,7 +432,8 @@ assert formulas.flops(shape, plan)[0] == one.numbers["flops_a_step"]
 
 both = compiled(fsdp=4, tensor=2)
 block = 4 * 12 * C * C // 2  # of one half of the matrices
-assert total(both, "all-gather", "fsdp", 256) >= block + 4 * V * C
+# Each parameter once, and nothing of what the optimizer keeps, which is twice as much.
+assert total(both, "all-gather", "fsdp", 256) == block + 4 * V * C, both.collectives
 assert total(both, "reduce-scatter", "fsdp") == block, both.collectives
 assert both.numbers["argument_bytes"] < one.numbers["argument_bytes"] / 2
 sums = [c for c in both.collectives
@@ -436,6 +448,37 @@ except UserError as error:
     assert "batch_size=12 is not a multiple of the 8 parts" in str(error)
 else:
     raise AssertionError("12 rows went over 8 devices")
+
+# A mesh that splits the state and may not save its memory is told.
+def advised(*more):
+    return wire.advice(wire.parts(config.load("recipe.py", [*words[1:], *more])))
+
+
+deep = "--config.task.model.layers=3"
+assert advised(deep, "--config.mesh.fsdp=2").startswith("mesh.fsdp=2 with unrolled layers: ")
+assert not advised(deep, "--config.mesh.fsdp=2", "--config.task.model.scan=True")
+assert not advised(deep)
+
+# What does not divide as it is given may divide in another way, and that is proposed.
+import contextlib, io, json
+from aigc_jax.cli.main import main
+ahead.simulate = lambda count: None  # done above
+ask = ["plan", "recipe.py", "--devices=8", "--target=h100", "--json", *words[:3]]
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    assert main([*ask, "--config.run.batch_size=12"]) == 0
+found = json.loads(said.getvalue())
+assert found["target"]["refused"].startswith("run.batch_size=12 is not a multiple of the 8 parts")
+settings = found["proposal"]["settings"]
+sizes = dict(word.removeprefix("--config.").split("=") for word in settings)
+over = int(sizes.get("mesh.data", 1)) * int(sizes.get("mesh.fsdp", 1))
+rest = int(sizes.get("mesh.tensor", 1)) * int(sizes.get("mesh.sequence", 1))
+assert found["proposal"]["fits"] and rest > 1 and 12 % (8 // rest) == 0, settings
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    assert main([*ask[:-4], *words[:3], "--config.run.batch_size=12"]) == 0
+assert "as given" in said.getvalue() and "refused: run.batch_size=12" in said.getvalue()
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    assert main([*ask, "--config.run.batch_size=1", "--config.data.context=7"]) == 2
+assert said.getvalue().startswith("aigc: run.batch_size=1 is not a multiple of the 8 parts")
 print("as by hand")
 """
 

@@ -99,6 +99,17 @@ def spoilt(self, step):
     return rows
 Prefetcher.get = spoilt
 """
+# Hangs for ever as it reads batch 6, alive and well otherwise.
+HANGS = """
+import time
+from aigc_jax.data.prefetch import Prefetcher
+get = Prefetcher.get
+def hangs(self, step):
+    while step == 6:
+        time.sleep(0.1)
+    return get(self, step)
+Prefetcher.get = hangs
+"""
 TWO_DEVICES = devices(2)
 
 
@@ -232,6 +243,24 @@ def test_a_run_whose_processes_die_goes_on_to_the_same_end(
     # The rest on another number of processes.
     alone(folder, "--workdir=dies")
     close(whole, curve(run))
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_told_by_where_it_is(folder: Path) -> None:
+    """It answers, so nobody takes it for dead; the first one waits for it in a step."""
+    both = pair(folder, "--workdir=hung", first=("", HANGS), AIGC_HUNG_SECONDS="4")
+    try:
+        assert both[0].until(lambda: "have not met for 4 s" in both[0].err)
+        line = next(x for x in both[0].err.splitlines() if "have not met" in x)
+        assert line.startswith("aigc: warning: the processes have not met for 4 s: process 0 (pid ")
+        first, second = line.split("; ")[:2]
+        assert " is at aigc_jax/train/loop.py:" in first
+        assert second.startswith(f"process 1 (pid {both[1].pid} on ")
+        assert " is at <string>:" in second  # the line that was planted
+        assert "have not met" not in both[1].err
+    finally:
+        for process in both:
+            process.send(signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -439,6 +468,32 @@ def test_a_silent_process_is_dead(ends: list[int], monkeypatch: pytest.MonkeyPat
     star(2, act, patience=0.5)
     assert ends
     assert any("has been silent for 0.5 s" in words for words in heard)
+
+
+def test_processes_that_go_on_are_not_told_and_those_that_stand_are_told_again(
+    ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_PING", 0.05)
+    told: list[tuple[int, str]] = []
+    turns = 0
+
+    def act(star: Star) -> None:
+        nonlocal turns
+        star.on_hung = lambda words: told.append((star.index, words))
+        for _ in range(8):
+            star.agree(None)
+            time.sleep(0.25)
+        turns = len(told)
+        wait(lambda: len(told) >= turns + 2)
+        star.everyone("end")
+        star.leave()
+
+    star(2, act, hung=1.5)
+    assert turns == 0
+    assert [index for index, _ in told[:2]] == [0, 0]
+    assert told[0][1].startswith("the processes have not met for 1.5 s: process 0 (pid ")
+    assert "; process 1 (pid " in told[0][1]
+    assert not ends
 
 
 def test_a_port_in_use_is_one_line() -> None:

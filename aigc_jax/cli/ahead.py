@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import time
-from typing import Any
+from typing import Any, Self
 
 from aigc_jax.cli import wire
 from aigc_jax.core import config, devices
@@ -30,6 +30,8 @@ def asked(args: argparse.Namespace) -> tuple[int, dict[str, int]]:
                 f"--mesh={args.mesh}: there is no axis '{axis}'.{nearest(axis, _AXES)} Write it as"
                 f" data:4,fsdp:2; there are {', '.join(_AXES)}."
             )
+        if axis in mesh:
+            raise UserError(f"--mesh={args.mesh}: the axis '{axis}' stands there twice.")
         mesh[axis] = _count(f"--mesh={args.mesh}", number)
     count = math.prod(mesh.values()) if args.devices is None else _count("--devices", args.devices)
     if count > MOST:
@@ -76,11 +78,12 @@ def simulate(count: int) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-class Compiled:
-    """The step of a run's parts, counted and compiled for their placement.
+class Planned:
+    """The step of a run's parts: its state in the abstract, and, once compiled, its program.
 
     Attributes:
-      built: the parts. numbers: plain numbers of the plan. collectives: of a step.
+      built: the parts. abstract: the state. numbers: plain numbers of the plan.
+      collectives: of a step, once compiled.
     """
 
     def __init__(self, built: wire.Parts) -> None:
@@ -88,17 +91,35 @@ class Compiled:
         import numpy as np
 
         from aigc_jax.core import tree
+        from aigc_jax.train import guard
+
+        self.built, placement = built, built.placement
+        hyper = {name: np.float32(value) for name, value in self.built.config["hyper"].items()}
+        init = guard.guarded_init(self.built.task.init)
+        self.abstract = jax.eval_shape(init, jax.random.key(0), hyper)
+        self.numbers: dict[str, Any] = {
+            "devices": placement.mesh.size,
+            "mesh": dict(placement.mesh.shape),
+            "parameters": tree.count(self.abstract.params),
+            "parameter_bytes": tree.size_bytes(self.abstract.params),
+            "state_bytes": tree.size_bytes(self.abstract),
+            "optimizer_bytes": tree.size_bytes(self.abstract.opt),
+            "steps": built.settings.steps,
+        }
+
+    def compile(self) -> Self:
+        """Counts the step, compiles it for the placement and reads the program; returns itself.
+
+        Raises:
+          UserError: the mesh does not divide what it is to split.
+        """
         from aigc_jax.core.flops import count_flops
         from aigc_jax.train import collectives, guard, program
 
-        self.built = built
-        settings, placement = built.settings, built.placement
-        hyper = {name: np.float32(value) for name, value in self.built.config["hyper"].items()}
-        init = guard.guarded_init(self.built.task.init)
+        settings, placement = self.built.settings, self.built.placement
         step = guard.guarded_step(
             self.built.task.step, policy=settings.on_bad, spike=settings.spike
         )
-        self.abstract = jax.eval_shape(init, jax.random.key(0), hyper)
         self.batch = program.global_batch(self.built.data.spec.arrays, placement)
         with placement.scope():
             flops = count_flops(step, self.abstract, self.batch)
@@ -106,16 +127,8 @@ class Compiled:
         done = program.build(step, self.abstract, self.batch, placement, 1).compiled
         memory = done.memory_analysis()
         self.collectives, unknown = collectives.find(done.as_text(), dict(placement.mesh.shape))
-        parameters = tree.count(self.abstract.params)
-        self.numbers: dict[str, Any] = {
-            "devices": placement.mesh.size,
+        self.numbers |= {
             "idle_axes": placement.idle(self.abstract),
-            "mesh": dict(placement.mesh.shape),
-            "parameters": parameters,
-            "parameter_bytes": tree.size_bytes(self.abstract.params),
-            "state_bytes": tree.size_bytes(self.abstract),
-            "optimizer_bytes": tree.size_bytes(self.abstract.opt),
-            "steps": settings.steps,
             "items_a_step": self._items(),
             "flops_a_step": flops,
             "compile_seconds": time.perf_counter() - begin,
@@ -128,6 +141,7 @@ class Compiled:
             "reduce_scatters_seen_as_all_reduce": sum(c.times for c in self.collectives if c.split),
             "loops_of_unknown_length": unknown,
         }  # fmt: skip
+        return self
 
     def _items(self) -> int:
         """What a step counts: the numbers of the mask, one for each token or row."""
@@ -135,6 +149,11 @@ class Compiled:
         if self.built.data.spec.facts["unit"] == "tokens":
             return int(self.batch["mask"].shape[0] * self.batch["mask"].shape[1])
         return int(shape[0])
+
+    def width(self) -> int:
+        """Bytes of a number in products: of networks that have a dtype; the others have float32."""
+        dtype = self.built.config["task"]["model"].get("dtype", "float32")
+        return 4 if dtype == "float32" else 2
 
     def model_flops(self) -> float:
         """FLOPs of the model alone: without what rematerialization computes again."""
@@ -184,8 +203,8 @@ class Compiled:
         # Along an idle axis all devices do the same.
         shares = count / math.prod(numbers["mesh"][axis] for axis in numbers["idle_axes"])
         found = estimate.step(
-            device, numbers["flops_a_step"] / shares, self.model_flops() / count, moved,
-            self.collectives,
+            device, self.width(), numbers["flops_a_step"] / shares, self.model_flops() / count,
+            moved, self.collectives,
         )  # fmt: skip
         steps = numbers["steps"] if budget is None else budget / numbers["items_a_step"]
         hours = found.seconds * steps / 3600
@@ -212,33 +231,53 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     words += [f"--config.mesh.{axis}=1" for axis in _AXES if mesh and axis not in mesh]
     cfg = config.load(args.config, [*args.overrides, *words])
     simulate(count)
-    given = Compiled(wire.parts(cfg))
+    given = Planned(wire.parts(cfg))
+    refused = ""
+    try:
+        given.compile()
+    except UserError as error:
+        if device is None:
+            raise
+        refused = str(error)
     found = dict(given.numbers)
     if device is not None:
-        found["target"] = {"name": args.target.lower(), **given.on(device, budget)}
-        found["proposal"] = _proposal(args, given, device, budget)
+        on = {"refused": refused} if refused else given.on(device, budget)
+        found["target"] = {"name": args.target.lower(), **on}
+        found["proposal"] = _proposal(args, given, device, budget, refused)
     return found
 
 
 def _proposal(
-    args: argparse.Namespace, given: Compiled, device: devices.Device, budget: float | None
-) -> dict[str, Any] | None:
-    """Finds what fits the target, best first, and compiles it to confirm; None if nothing does."""
+    args: argparse.Namespace, given: Planned, device: devices.Device, budget: float | None,
+    refused: str,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Finds what fits the target, best first, and compiles it to confirm; None if nothing does.
+
+    Raises:
+      UserError: `refused`, where no mesh divides what the recipe has.
+    """
     from aigc_jax.train import proposals
 
     paper, count = given.paper(), given.numbers["devices"]
     if paper is None:
-        tries = _plainly(given)
+        tries = _plainly(given)[bool(refused) :]
     else:
         shape, plan = paper
         found = proposals.search(shape, plan.rows, plan.accumulate, count, device)
         base = config.to_dict(config.load(args.config, args.overrides))
+        if proposals.smallest(shape, plan.rows, plan.accumulate, count, device):
+            refused = ""  # some mesh divides it; whether one fits is the question
         tries = [_words(one, base, bool(args.mesh)) for one in found[:_TRIES]]
     for words in tries:
         if words:
-            made = Compiled(wire.parts(config.load(args.config, [*args.overrides, *words])))
+            made = Planned(wire.parts(config.load(args.config, [*args.overrides, *words])))
+            try:
+                made.compile()
+            except UserError:  # nor does this mesh divide it
+                continue
         else:
             made = given
+        refused = ""
         estimated = made.on(device, budget)
         if estimated["fits"]:
             return {
@@ -247,6 +286,8 @@ def _proposal(
                 "sent_bytes": made.numbers["sent_bytes"],
                 **estimated,
             }
+    if refused:
+        raise UserError(refused)
     return None
 
 
@@ -256,12 +297,17 @@ def _words(one: Any, base: dict[str, Any], meshed: bool) -> list[str]:
     Args:
       meshed: the command has --mesh, so that the recipe's own mesh is not what was given.
     """
+    from aigc_jax.train import proposals
+
     wanted = {f"mesh.{axis}": size for axis, size in one.plan.mesh.items()}
     wanted["task.model.remat"] = one.plan.remat
     wanted["task.accumulate"] = one.plan.accumulate
     said = {} if meshed else {f"mesh.{axis}": base["mesh"][axis] for axis in _AXES}
     said["task.model.remat"] = base["task"]["model"]["remat"]
     said["task.accumulate"] = base["task"]["accumulate"]
+    said["task.model.scan"] = base["task"]["model"]["scan"]
+    if proposals.scanned(one.plan):
+        wanted["task.model.scan"] = True
     # An axis of -1 takes what the others leave, and that is what is wanted of it.
     return [
         f"--config.{name}={value}"
@@ -270,7 +316,7 @@ def _words(one: Any, base: dict[str, Any], meshed: bool) -> list[str]:
     ]
 
 
-def _plainly(given: Compiled) -> list[list[str]]:
+def _plainly(given: Planned) -> list[list[str]]:
     """What can be tried with any task: as it is, the state split, the batch in two."""
     count = given.numbers["devices"]
     words = [f"--config.mesh.{axis}={1 if axis != 'fsdp' else count}" for axis in _AXES]

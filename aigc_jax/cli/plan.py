@@ -159,6 +159,10 @@ def ahead_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{plan['parameters']:,}, {human(plan['parameter_bytes'])}B"),
         ("state (parameters, optimizer, averages)", f"{human(plan['state_bytes'])}B"),
         ("of it the optimizer", f"{human(plan['optimizer_bytes'])}B"),
+    ]
+    if refused := plan.get("target", {}).get("refused"):
+        return [*rows, ("as given", f"refused: {refused}"), *_proposal_words(plan)]
+    rows += [
         ("per device: state and batch", f"{human(plan['argument_bytes'])}B"),
         ("per device: gradients and activations", f"{human(plan['temporary_bytes'])}B"),
         ("per device: at most", f"{human(plan['device_bytes'])}B"),
@@ -177,18 +181,20 @@ def ahead_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("each device sends a step", f"{human(plan['sent_bytes'])}B"))
     if "target" not in plan:
         return rows
-    name = plan["target"]["name"]
-    rows += _target_words(f"on {name}, as given", plan["target"])
+    rows += _target_words(f"on {plan['target']['name']}, as given", plan["target"])
     if plan["target"]["held"] != plan["device_bytes"]:
         rows.append(("", "(by formulas: the program above has float32 for bfloat16, as CPUs do)"))
-    proposal = plan["proposal"]
+    return [*rows, *_proposal_words(plan)]
+
+
+def _proposal_words(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    name, proposal = plan["target"]["name"], plan["proposal"]
     if proposal is None:
-        return [*rows, ("proposal", f"nothing that was tried fits {name}: take more devices")]
+        return [("proposal", f"nothing that was tried fits {name}: take more devices")]
     if not proposal["settings"]:
-        return [*rows, ("proposal", "as given"), _BEST]
-    rows.append(("proposal", " ".join(proposal["settings"])))
+        return [("proposal", "as given"), _BEST]
     return [
-        *rows,
+        ("proposal", " ".join(proposal["settings"])),
         *_target_words(f"on {name}, as proposed", proposal),
         _BEST,
     ]

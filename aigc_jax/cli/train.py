@@ -301,11 +301,14 @@ def _train(
     from aigc_jax.report.html import render
     from aigc_jax.train import evaluation, shards
     from aigc_jax.train.environment import environment
+    from aigc_jax.train.log import warn
     from aigc_jax.train.loop import Loop
     from aigc_jax.train.program import capacity
     from aigc_jax.train.storage import write_atomic
 
     shard, writes = shards.rows(built.placement), jax.process_index() == 0
+    if words := wire.advice(built):
+        warn(words)
 
     def write_sample(step: int, text: str) -> None:
         evaluation.write_sample(workdir, step, text)
@@ -384,4 +387,6 @@ def _dry_run(cfg: Any) -> int:
     for name, spec in built.data.spec.arrays.items():
         print(f"batch {name}: {spec.dtype}{list(spec.shape)}")
     print(f"{built.placement.words(state)}; config: {config.digest(cfg)[:12]}")
+    if words := wire.advice(built):
+        print(words)
     return 0

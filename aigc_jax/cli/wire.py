@@ -134,6 +134,19 @@ def parts(cfg: Any, like: Parts | None = None, *, alone: bool = False) -> Parts:
     return Parts(plain, settings, data, task, placement)
 
 
+def advice(built: Parts) -> str:
+    """Says in one line what keeps the mesh of a run from saving memory, or ""."""
+    model = built.config["task"].get("model", {})
+    size = built.placement.mesh.shape["fsdp"]
+    if size == 1 or model.get("scan", True) or model.get("layers", 1) == 1:
+        return ""
+    return (
+        f"mesh.fsdp={size} with unrolled layers: the state is split, and yet each device may gather"
+        " all parameters at the beginning of a step and hold them to its end; --config.task.model."
+        "scan=True gathers them layer by layer (checkpoints of one form go on in the other)."
+    )
+
+
 class Shelf:
     """Keeps the parts of the last run for the next one in this process."""
 

@@ -1,7 +1,9 @@
 """What accelerators can do, from what their makers publish. Plain numbers; nothing is measured.
 
-FLOP/s are dense (no sparsity) products of bfloat16. Bytes are decimal. Where a maker gives a
-bandwidth both ways, it is halved here: all figures are one way, per device.
+FLOP/s are dense (no sparsity) products of bfloat16, and of float32 as JAX does them where nothing
+is said: in TF32 on GPUs, in one pass of bfloat16 on TPUs (docs.jax.dev, "Matmul precision"). Bytes
+are decimal. Where a maker gives a bandwidth both ways, it is halved here: all figures are one way,
+per device.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,8 @@ class Device(NamedTuple):
 
     Attributes:
       kind: a part of what JAX calls it (`Device.device_kind`).
-      flops: dense bfloat16 FLOP/s. memory: bytes. bandwidth: of its memory, bytes/s.
+      flops: dense bfloat16 FLOP/s. single: those of float32, as said above.
+      memory: bytes. bandwidth: of its memory, bytes/s.
       group: how many are joined by fast links: a node of GPUs, a pod of TPUs.
       link: bytes/s that one device sends over the fast links, for a collective over one mesh axis.
         All of NVLink; of a torus one of its two or three dimensions.
@@ -24,12 +27,17 @@ class Device(NamedTuple):
 
     kind: str
     flops: float
+    single: float
     memory: float
     bandwidth: float
     group: int
     link: float
     across: float
     source: str
+
+    def peak(self, width: int) -> float:
+        """FLOP/s of products of numbers of so many bytes: 2 or 4."""
+        return self.flops if width == 2 else self.single
 
 
 _GPU = (
@@ -39,14 +47,16 @@ _TPU = "docs.cloud.google.com/tpu/docs/{}"
 
 # What each figure rests on is in docs/scaling.md.
 DEVICES = {
-    "a100": Device("A100", 312e12, 80e9, 2.039e12, 8, 300e9, 25e9, _GPU.format("A100")),
-    "h100": Device("H100", 989e12, 80e9, 3.35e12, 8, 450e9, 50e9, _GPU.format("H100")),
-    "h200": Device("H200", 989e12, 141e9, 4.8e12, 8, 450e9, 50e9,
-                   _GPU.format("H200")),
-    "v4": Device("TPU v4", 275e12, 32e9, 1.2e12, 4096, 100e9, 6.25e9, _TPU.format("v4")),
-    "v5e": Device("TPU v5 lite", 197e12, 16e9, 0.819e12, 256, 100e9, 3.125e9, _TPU.format("v5e")),
-    "v5p": Device("TPU v5p", 459e12, 95e9, 2.765e12, 8960, 200e9, 6.25e9, _TPU.format("v5p")),
-    "v6e": Device("TPU v6 lite", 918e12, 32e9, 1.638e12, 256, 200e9, 12.5e9, _TPU.format("v6e")),
+    "a100": Device("A100", 312e12, 156e12, 80e9, 2.039e12, 8, 300e9, 25e9, _GPU.format("A100")),
+    "h100": Device("H100", 989e12, 494e12, 80e9, 3.35e12, 8, 450e9, 50e9, _GPU.format("H100")),
+    "h200": Device("H200", 989e12, 494e12, 141e9, 4.8e12, 8, 450e9, 50e9, _GPU.format("H200")),
+    "v4": Device("TPU v4", 275e12, 275e12, 32e9, 1.2e12, 4096, 100e9, 6.25e9, _TPU.format("v4")),
+    "v5e": Device("TPU v5 lite", 197e12, 197e12, 16e9, 0.819e12, 256, 100e9, 3.125e9,
+                  _TPU.format("v5e")),
+    "v5p": Device("TPU v5p", 459e12, 459e12, 95e9, 2.765e12, 8960, 200e9, 6.25e9,
+                  _TPU.format("v5p")),
+    "v6e": Device("TPU v6 lite", 918e12, 918e12, 32e9, 1.638e12, 256, 200e9, 12.5e9,
+                  _TPU.format("v6e")),
 }  # fmt: skip
 
 

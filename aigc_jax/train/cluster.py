@@ -21,11 +21,12 @@ import aigc_jax
 from aigc_jax.errors import LostPeer, UserError
 from aigc_jax.train import peers
 from aigc_jax.train.environment import git
+from aigc_jax.train.log import warn
 
 _OFF = "--processes=1 trains in this process alone"
 _MOST = 5  # differences that are named
 # How long hosts have to come, and how long one may be silent (a host that vanished without a word).
-START, SILENCE = "AIGC_START_SECONDS", "AIGC_SILENCE_SECONDS"
+START, SILENCE, HUNG = "AIGC_START_SECONDS", "AIGC_SILENCE_SECONDS", "AIGC_HUNG_SECONDS"
 
 
 class Cluster(NamedTuple):
@@ -242,8 +243,9 @@ def join(cluster: Cluster, config: Mapping[str, Any], signals: Any) -> peers.Alo
         return peers.here()
     address, count, index = cluster.address, cluster.processes, cluster.number
     assert address is not None and count is not None and index is not None
-    star = peers.Star(index, count, address, within=within, patience=patience)
-    star.asked, star.on_asked = lambda: signals.asked, signals.ask
+    hung = _seconds(HUNG, 600.0)
+    star = peers.Star(index, count, address, within=within, patience=patience, hung=hung)
+    star.asked, star.on_asked, star.on_hung = lambda: signals.asked, signals.ask, warn
     peers.be(star)
     facts = {**versions(), **{name: repr(value) for name, value in config.items()}}
     if words := difference(star.everyone("facts", facts)):

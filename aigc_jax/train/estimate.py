@@ -39,6 +39,7 @@ class Estimate(NamedTuple):
 
 def step(
     device: Device,
+    width: int,
     flops: float,
     model_flops: float,
     moved: float,
@@ -47,6 +48,7 @@ def step(
     """Estimates a step.
 
     Args:
+      width: bytes of a number in products, 2 or 4, which the device's peak depends on.
       flops: of one device, with what rematerialization computes again. model_flops: without.
       moved: bytes that one device reads from and writes to its memory.
       collectives: of a step; see `collectives.find`.
@@ -61,13 +63,12 @@ def step(
             hidden += lasts
         else:
             exposed += lasts
-    products, memory = flops / device.flops, moved / device.bandwidth
+    peak = device.peak(width)
+    products, memory = flops / peak, moved / device.bandwidth
     total = max(products, memory, hidden) + exposed
     worst = {"products": products, "memory": memory, **spent}
     bound = max(worst, key=lambda name: worst[name])
-    return Estimate(
-        products, memory, hidden, exposed, total, model_flops / device.flops / total, bound
-    )
+    return Estimate(products, memory, hidden, exposed, total, model_flops / peak / total, bound)
 
 
 def seconds(one: Collective, device: Device) -> float:

@@ -37,6 +37,8 @@ class Shape(NamedTuple):
       inner: arrays of H numbers a token that the MLP hands to its backward pass, with the one that
         its last product reads; see INNER.
       chunk: vocabulary at once in the loss; 0 for all. long: whether [T, T] is never made.
+      qk_norm: whether queries and keys are normalized. cap: whether attention's logits are capped.
+      scan: whether the layers are one scanned block.
     """
 
     layers: int
@@ -54,6 +56,9 @@ class Shape(NamedTuple):
     chunk: int
     long: bool
     inner: float = 6.0
+    qk_norm: bool = False
+    cap: bool = False
+    scan: bool = True
 
     @property
     def block(self) -> int:
@@ -144,13 +149,16 @@ def memory(shape: Shape, plan: Plan) -> dict[str, float]:
     # A norm works in float32 and hands on the centred input, that squared again by its derivative,
     # and the quotient; in the narrow type its output. Attention: queries, keys, values, what comes
     # of them, and the same as rows for the product that reads it.
-    norms = 2 * shape.width * (3 * 4 + narrow)
+    norms: float = 2 * shape.width * (3 * 4 + narrow)
+    if shape.qk_norm:  # the same three; its output is one of `heads` in any case
+        norms += (shape.width + shape.keys) * 3 * 4 / tensor
     heads = (2 * shape.width + 2 * shape.keys + (shape.width if shape.long else 0)) / tensor
     again = (shape.kernels - 2) * shape.width  # a second product reads its own copy of the rows
     everything = places * (norms + narrow * (heads + again + shape.inner * shape.hidden / tensor))
     if not shape.long:
         rows = places / shape.context
-        everything += rows * shape.heads / tensor * shape.context**2 * (4 + narrow)
+        weights = rows * shape.heads / tensor * shape.context**2
+        everything += weights * (4 + narrow + (2 * 4 if shape.cap else 0))
     # What dense layers gave that the backward pass reads, the block's input, and what `blockwise`
     # gave.
     given = (shape.width + 2 * shape.keys + (shape.kernels - 1) * shape.hidden) / tensor
@@ -166,8 +174,20 @@ def memory(shape: Shape, plan: Plan) -> dict[str, float]:
         "gradients": held * (2 if plan.accumulate > 1 else 1),
         "activations": shape.layers * kept + everything,
         "logits": 2 * wide,
-        "gathered": narrow * 2 * (shape.block + shape.table / 2) / tensor,
+        "gathered": narrow * _copied(shape, plan) / tensor,
     }
+
+
+def _copied(shape: Shape, plan: Plan) -> float:
+    """Numbers of the parameters that stand beside the state: gathered, narrowed, or sliced.
+
+    Scanned layers have those of the layer at work, and of its gradient. Unrolled ones give the
+    compiler no order: XLA on CPUs (jaxlib 0.10.2) gathers all at the beginning of a step.
+    """
+    if shape.scan:
+        return 2 * shape.block + shape.table
+    whole = shape.layers * shape.block + shape.table
+    return whole if plan.of("fsdp") > 1 or shape.narrow < 4 else 0
 
 
 def moved(shape: Shape, plan: Plan) -> float:
@@ -261,4 +281,7 @@ def of_model(model: Any, *, slots: int, chunk: int) -> Shape:
         or (model.attention == "auto" and model.context >= 1024),
         # One more of bools: where relu2 is not zero.
         inner=INNER[model.mlp] + (1 / narrow if model.mlp == "relu2" else 0.0),
+        qk_norm=model.qk_norm,
+        cap=bool(model.attention_cap),
+        scan=model.scan,
     )

@@ -7,12 +7,9 @@ of this runs while nothing compiles.
 """
 
 import contextlib
-import inspect
 import json
 import logging
 import re
-import sys
-import sysconfig
 import threading
 import zlib
 from collections.abc import Callable
@@ -24,6 +21,7 @@ import jax.monitoring
 from aigc_jax.core import compiles
 from aigc_jax.core.fingerprint import kind
 from aigc_jax.errors import StorageError
+from aigc_jax.train import whereabouts
 from aigc_jax.train.lines import Lines
 
 _COMPILE = "/jax/core/compile/"
@@ -35,8 +33,6 @@ _PARTS = {
 _CACHE = "/jax/compilation_cache/"
 _LOGGER = "jax._src.interpreters.pxla"  # "Compiling NAME with global shapes and types ..."
 _MOST = 5  # warnings of one process; the file has all
-_PACKAGE = Path(__file__).resolve().parent.parent
-_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
 
 
 class Ledger:
@@ -147,7 +143,7 @@ class Ledger:
         row = {
             "step": self._at(),
             "name": name,
-            "by": _who(),
+            "by": whereabouts.caller(),
             **{part: round(times.get(part, 0.0), 4) for part in _PARTS.values()},
             "cache": mine.pop("cache", "off"),
             "saved_s": round(mine.pop("saved_s", 0.0), 4),
@@ -171,18 +167,3 @@ class Ledger:
                 f"step {row['step']}: {row['name']} at {row['by']} was compiled once more,"
                 f" {seconds:.2f} s: {row['why']}{last if self._warned == _MOST else ''}"
             )
-
-
-def _who() -> str:
-    """The innermost line of code that is ours or the user's, as FILE:LINE; "" without one."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path != __file__:
-            file = Path(path)
-            if file.is_relative_to(_PACKAGE):
-                return f"{file.relative_to(_PACKAGE.parent)}:{frame.f_lineno}"
-            if not path.startswith((*_LIBRARIES, "<frozen", sys.prefix)):
-                return f"{file.name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from aigc_jax.errors import LostPeer, UserError
+from aigc_jax.train import whereabouts
 from aigc_jax.train.progress import restore_terminal
 
 # Seconds.
@@ -33,7 +34,8 @@ class Alone:
     Attributes:
       asked: gives the signal that came to this process, or None; it is passed on to process 0.
       on_asked: what process 0 does with one, given a sentence. on_end: called with a sentence just
-        before the process ends for the death of another.
+        before the process ends for the death of another. on_hung: what process 0 does with a
+        sentence that says where all are, when nobody goes on.
       parent: the process that this one shall not outlive, if any.
     """
 
@@ -43,6 +45,7 @@ class Alone:
         self.asked: Callable[[], str | None] = lambda: None
         self.on_asked: Callable[[str], None] = lambda words: None
         self.on_end: Callable[[str], None] = lambda words: None
+        self.on_hung: Callable[[str], None] = lambda words: None
         self.parent: int | None = None
 
     def agree(self, value: Any) -> Any:
@@ -71,6 +74,7 @@ class Star(Alone):
       index, count: which of how many. address: HOST:PORT where process 0 listens.
       within: seconds in which all must have come. patience: seconds of silence after which a
         process is dead (one that is killed is noticed at once; this is for a host that vanishes).
+      hung: seconds without a turn of anybody after which it is told where each one is.
 
     Raises:
       LostPeer: process 0 can't be reached, or others have not come.
@@ -78,8 +82,9 @@ class Star(Alone):
     """
 
     def __init__(
-        self, index: int, count: int, address: str, *, within: float = 300.0, patience: float = 60.0
-    ) -> None:
+        self, index: int, count: int, address: str, *, within: float = 300.0,
+        patience: float = 60.0, hung: float = 600.0,
+    ) -> None:  # fmt: skip
         self.index, self.count, self._address, self._patience = index, count, address, patience
         super().__init__()
         self._names = {index: f"process {index} (pid {os.getpid()} on {socket.gethostname()})"}
@@ -90,9 +95,11 @@ class Star(Alone):
         self._turns: dict[str, int] = {}
         self._told: queue.Queue[tuple[Any, Any]] = queue.Queue()
         self._brought: dict[str, dict[int, Any]] = {}
+        self._standstill = whereabouts.Standstill(hung)
         self._change, self._lock = threading.Condition(), threading.Lock()
         self._failed: tuple[str, int, float] | None = None
         self._leaving = self._passed_on = False
+        self._met = 0  # of all kinds of turns
         host, _, port = address.rpartition(":")
         limit = time.monotonic() + within
         try:
@@ -229,6 +236,7 @@ class Star(Alone):
             time.sleep(_POLL / 4)
 
     def _turn(self, name: str) -> int:
+        self._met += 1
         self._turns[name] = self._turns.setdefault(name, 0) + 1
         return self._turns[name]
 
@@ -256,7 +264,11 @@ class Star(Alone):
                     self._gone(number, f"has been silent for {self._patience:g} s")
             if now - pinged > _PING:
                 pinged = now
-                self._send_all({})
+                met, where = self._met, whereabouts.main_thread()
+                self._send_all({"turn": met, "where": where})
+                self._standstill.note(self.index, met, where, now)
+                if self.index == 0 and (words := self._standstill.words(self._names, now)):
+                    self.on_hung(words)
             if self.index and not self._passed_on and (reason := self.asked()):
                 self._passed_on = True
                 self._send(0, {"asks": f"{reason} of process {self.index}"})
@@ -285,6 +297,8 @@ class Star(Alone):
             with self._change:
                 self._brought.setdefault(message["brings"], {})[number] = message["value"]
                 self._change.notify_all()
+        elif "turn" in message:
+            self._standstill.note(number, message["turn"], message["where"], self._heard[number])
         elif "asks" in message:
             self.on_asked(message["asks"])
         elif "lost" in message:

@@ -23,11 +23,18 @@ class Proposal(NamedTuple):
     time: estimate.Estimate
 
 
+def scanned(plan: Plan) -> bool:
+    """Whether a plan goes with scanned layers only: what it saves, unrolled ones may keep."""
+    return plan.of("fsdp") > 1 or plan.remat != "none"
+
+
 def weigh(shape: Shape, plan: Plan, device: Device) -> Proposal:
-    """Works out what a plan takes on a device, on paper."""
+    """Works out what a plan takes on a device, on paper; see `scanned`."""
+    shape = shape._replace(scan=shape.scan or scanned(plan))
     work, own = formulas.flops(shape, plan)
     time = estimate.step(
         device,
+        shape.narrow,
         work / plan.devices,
         own / plan.devices,
         formulas.moved(shape, plan),
