@@ -130,22 +130,19 @@ def shortened(words: Iterable[str]) -> str:
     return ", ".join(every[:_LISTED]) + more
 
 
-def saved_arrays(item: Path) -> dict[str, Any]:
-    """Returns what a checkpoint holds, by name; each has `shape` and `dtype`.
+def saved(item: Path) -> tree.Tree:
+    """Returns what a checkpoint holds, nested as it was; each leaf has `shape` and `dtype`.
 
     Args:
       item: RUN/checkpoints/STEP/state.
     """
-    return dict(tree.named_leaves(_metadata(item)))
-
-
-def _metadata(item: Path) -> tree.Tree:
     with ocp.StandardCheckpointer() as reader:
         return reader.metadata(item.absolute()).item_metadata.tree
 
 
 def read(
     item: Path,
+    there: tree.Tree,
     wanted: Mapping[str, jax.ShapeDtypeStruct],
     sources: Mapping[str, Source],
     processes: ocp.options.MultiprocessingOptions | None = None,
@@ -153,18 +150,17 @@ def read(
     """Reads arrays of a checkpoint and nothing else of it.
 
     Args:
-      item: RUN/checkpoints/STEP/state.
+      item: RUN/checkpoints/STEP/state. there: what it holds, from `saved`.
       wanted: by name; shapes, dtypes and shardings as they shall be. sources: see `plan`.
       processes: those that read at the same time, each its own parts; all of them by default.
     """
-    metadata = _metadata(item)
     made: dict[str, jax.Array] = {}
     options = processes or ocp.options.MultiprocessingOptions()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
         for names in _groups(wanted, sources):
             some = {name: wanted[name] for name in names}
-            made |= _read_some(reader, item, metadata, some, sources)
+            made |= _read_some(reader, item, there, some, sources)
     return {name: made[name] for name in wanted}
 
 

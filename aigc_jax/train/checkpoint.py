@@ -305,14 +305,15 @@ class Checkpoints:
     def _load(self, step: int, raw: Any) -> tuple[Any, str | None]:
         """Returns what orbax restores, or what is wrong with the files."""
         try:
-            plan, gained = self._plan(step, raw)
+            item = self._folder / str(step) / "state"
+            there = adapt.saved(item)
+            plan, gained = self._plan(step, raw, there)
             loaded = self._manager.restore(
                 step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())
             )
             leaves = dict(tree.named_leaves(raw))
             wanted = {name: leaf for name, leaf in leaves.items() if name not in gained}
-            item = self._folder / str(step) / "state"
-            found = adapt.read(item, wanted, plan.sources, self._processes)
+            found = adapt.read(item, there, wanted, plan.sources, self._processes)
             for name, value in gained.items():
                 self._warn(
                     f"checkpoint {step} is older than the setting {name.replace('/', '.')}, and"
@@ -328,12 +329,12 @@ class Checkpoints:
                 raise  # its files are right, so this is no damage: too little memory, or a bug
             return None, str(error).strip().split("\n")[0][:200] or type(error).__name__
 
-    def _plan(self, step: int, raw: Any) -> tuple[adapt.Plan, dict[str, float]]:
+    def _plan(self, step: int, raw: Any, saved: Any) -> tuple[adapt.Plan, dict[str, float]]:
         """Says where the leaves come from, and what those are that the checkpoint is too old for.
 
         Raises UserError when it holds another state than the one asked for.
         """
-        there = adapt.saved_arrays(self._folder / str(step) / "state")
+        there = dict(tree.named_leaves(saved))
         leaves = dict(tree.named_leaves(raw))
         gained = past.gained(leaves, there)
         plan = adapt.plan({n: leaf for n, leaf in leaves.items() if n not in gained}, there)

@@ -56,7 +56,8 @@ def _put(state: tree.Tree, here: str, there: str, say: Callable[[str], None]) ->
     arrays = {f"{root}/{name}": leaf for name, leaf in tree.named_leaves(getattr(state, root))}
 
     def take(item: Path) -> tuple[_Match, dict[str, jax.Array]]:
-        match = _matched(state, here, part, arrays, adapt.saved_arrays(item), item)
+        held = adapt.saved(item)
+        match = _matched(state, here, part, arrays, dict(tree.named_leaves(held)), item)
         plan = adapt.plan(match.wanted, match.saved)
         if plan.problems:
             raise UserError(f"init_from: '{here}' does not fit. {plan.problems}.")
@@ -69,7 +70,7 @@ def _put(state: tree.Tree, here: str, there: str, say: Callable[[str], None]) ->
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for name, x in match.wanted.items()
         }
-        return match, adapt.read(item, shapes, sources)
+        return match, adapt.read(item, held, shapes, sources)
 
     step, (match, found) = _newest(run / "checkpoints", take)
     say(_note(here, there, step, match, arrays))
