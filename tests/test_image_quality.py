@@ -232,6 +232,8 @@ def test_bad_input_is_said_before_the_run(tmp_path: Path) -> None:
         ({"split": "test"}, "no split 'test'"),
         ({"number": 51}, "number=51 images, and 'validation' has 50"),
         ({"number": 1}, "expected 0 or more, 2 or more"),
+        ({"resize": "clean"}, "resize='clean' is for extractor='inception'; 'classifier' is shown"),
+        ({"split": "train", "number": 51}, "no 51 other real images .* number=50 or fewer, or fl"),
         ({"every": -1}, "every=-1"),
         ({"scores": ("frechet", "fid")}, "no score 'fid'"),
         ({"kernel_size": 1000}, "too few for 'kernel', which needs 1000"),

@@ -9,9 +9,12 @@ import pytest
 from aigc_jax.data.base import Split
 from aigc_jax.errors import UserError
 from aigc_jax.evals import pixels
+from aigc_jax.tasks.observed import Observed
 
 
-def context(train: Any, judged: Any, floors: dict[str, Any]) -> Any:
+def context(
+    train: Any, judged: Any, floors: dict[str, Any], *, of_bits: bool = True, warned: Any = None
+) -> Any:
     def part(x: Any) -> Split:
         rows = np.asarray(x, np.float32).reshape(len(x), 1, 2, 1)
         padded = np.concatenate([rows, np.zeros_like(rows[:1])])
@@ -23,7 +26,13 @@ def context(train: Any, judged: Any, floors: dict[str, Any]) -> Any:
 
     spec = SimpleNamespace(facts={"unit": "images"})
     splits = {"train": part(train), "validation": part(judged)}
-    return SimpleNamespace(data=SimpleNamespace(spec=spec, splits=splits), add_floors=add_floors)
+    seen = Observed((1, 2, 1), "bernoulli" if of_bits else "logistic", "none")
+    return SimpleNamespace(
+        data=SimpleNamespace(spec=spec, splits=splits),
+        functions={"check_bits": seen.check},
+        add_floors=add_floors,
+        warn=(warned if warned is not None else []).append,
+    )
 
 
 def test_both_levels_by_hand() -> None:
@@ -38,6 +47,15 @@ def test_both_levels_by_hand() -> None:
     found = floors["validation/loss"]
     assert found["independent pixels"] == pytest.approx((gray + sharp) / 2)
     assert found["the gray picture"] == pytest.approx(2 * ln(2) / 2)
+
+
+def test_a_likelihood_of_gray_values_gets_no_floors_of_bits() -> None:
+    floors: dict[str, Any] = {}
+    warned: list[str] = []
+    handed = context([[1, -1], [-1, 0]], [[0, 0], [1, -1]], floors, of_bits=False, warned=warned)
+    assert pixels.make(handed)(None, 0) == {}  # type: ignore[arg-type]
+    assert not floors
+    assert warned == ["evals: 'pixels' says what bits cost, and this task models none: no floors."]
 
 
 def test_what_has_no_images_is_answered() -> None:

@@ -48,7 +48,8 @@ def make(
       rows: only the first so many rows; 0 for all.
 
     Raises:
-      UserError: no such split, no samples, or a task without such a function.
+      UserError: no such split, no samples, a task without such a function, or whose likelihood is
+        not of such bits.
     """
     for name, value, least in (("samples", samples, 1), ("chunk", chunk, 1), ("rows", rows, 0)):
         if value < least:
@@ -64,6 +65,8 @@ def make(
             "evals: 'bound' needs the task's function 'log_weights', which this task lacks; its"
             f" functions: {has}."
         )
+    if check := context.functions.get("check_bits"):
+        check(binarize)
     part = context.data.splits[split]
     chunk = min(chunk, samples)
     log_weights = jax.jit(context.functions["log_weights"], static_argnames=("k", "binarize"))

@@ -61,7 +61,8 @@ def make(
       extractor: "inception" with published weights; "classifier" or "run", a network trained here.
       weights: a file for Inception, else a run folder.
       weights_sha256: what they must have; "" for the published ones, or any for a run.
-      resize: how Inception's input is made; see `interop.resize`. A run's own takes no resizing.
+      resize: how Inception's input is made; see `interop.resize`. A network trained here is shown
+        images as they are.
       split: of the data, to compare with. number: samples, and real images.
       scores: some of "frechet", "infinity" (the distance for endlessly many samples), "kernel",
         "score", "precision" (and recall), "density" (and coverage), "msssim" (within the class that
@@ -70,7 +71,8 @@ def make(
         The last step is always evaluated.
       truncation, standing: how samples are drawn; see `evals.drawing`.
       seed: of the samples and of the choice of real images.
-      floors: whether real data, noise and the mean image are scored too; once per data set.
+      floors: whether real data, noise and the mean image are scored too; once per data set. It
+        takes as many real images again, of this split or another one.
       title: what the scores stand under; "" for the extractor's kind.
       kernel_subsets, kernel_size: see `metrics.kernel`. score_splits: see `metrics.score`.
       precision_k, density_k: see `metrics.manifold`. infinity_points: see `metrics.frechet`.
@@ -78,7 +80,8 @@ def make(
 
     Raises:
       UserError: before the run: a task that does not sample images, no such split or score, too few
-        images for a score, weights that are not there or not the right ones.
+        images for a score or for the floor, a resizing for a network that has none, weights that
+        are not there or not the right ones.
     """
     settings = Settings(
         tuple(scores), kernel_subsets, kernel_size, score_splits, precision_k, density_k,
@@ -88,7 +91,17 @@ def make(
         raise UserError("evals: 'image_quality' judges sampled images; this task samples none.")
     if every < 0 or number < 2:
         raise UserError(f"evals: every={every}, number={number}: expected 0 or more, 2 or more.")
+    if extractor != "inception" and resize != "tf1":
+        raise UserError(
+            f"evals: resize='{resize}' is for extractor='inception'; '{extractor}' is shown images"
+            " as they are. Leave resize out."
+        )
     reals = Reals(context.data, split, number, seed)
+    if floors and reals.others() is None:
+        raise UserError(
+            f"evals: there are no {number} other real images to score as the floor; take"
+            f" number={reals.most} or fewer, or floors=False."
+        )
     found = context.extractor(
         {"kind": extractor, "weights": weights, "sha256": weights_sha256, "resize": resize}
     )
@@ -137,6 +150,13 @@ class Reals:
     def chosen(self) -> Iterator[np.ndarray]:
         """Yields the images, float32 [n, H, W, C], in batches."""
         return self._rows(self.split, 0)
+
+    @property
+    def most(self) -> int:
+        """How many images there may be, so that there are as many others."""
+        sizes = dict(self.data.spec.facts["examples"])
+        own = sizes.pop(self.split)
+        return max(own // 2, min(own, max(sizes.values(), default=0)))
 
     def others(self) -> tuple[str, Iterator[np.ndarray]] | None:
         """Returns where as many other images are, and them; None where there are not so many."""

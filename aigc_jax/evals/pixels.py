@@ -21,10 +21,11 @@ def make(
     Bits are 1 with probability (x + 1) / 2, each drawn for itself; both levels are exact means over
     them. "independent pixels": each pixel is 1 with its mean over the training part. "the gray
     picture": the entropy of the bits given the picture, which no model that sees bits alone can get
-    below. They depend on the data alone and are made once per data set.
+    below. They depend on the data alone and are made once per data set. A task whose likelihood is
+    not of bits gets none, and a warning: its nats are another measure.
 
     Args:
-      context: what the wiring knows; reads `data` and `add_floors`.
+      context: what the wiring knows; reads `data`, `functions`, `add_floors` and `warn`.
       split: of the data.
 
     Raises:
@@ -36,6 +37,11 @@ def make(
             f"evals: 'pixels' measures images of a split; this data has no images called '{split}'."
         )
     made = False
+    try:
+        context.functions["check_bits"]("dynamic")
+    except (KeyError, UserError):
+        context.warn("evals: 'pixels' says what bits cost, and this task models none: no floors.")
+        made = True
 
     def pictures(name: str) -> Iterator[np.ndarray]:
         part = data.splits[name]

@@ -75,7 +75,7 @@ def make(
     batch) -> [B, Z], the posterior's means, each layer's given those that it follows from;
     "reconstruct" (weights, batch, key) -> x, what they decode to; "log_weights" (weights, batch,
     key, first, *, k, binarize) -> log p(x, z) - log q(z | x) of samples first .. first + k - 1,
-    float32 [k, B].
+    float32 [k, B]; "check_bits" (binarize), which raises where the likelihood is not of such bits.
 
     Args:
       spec: the data's spec; reads the facts `shape` and, where `conditional`, `classes`.
@@ -295,6 +295,7 @@ class _Family:
             "features": self.features,
             "reconstruct": self.reconstruct,
             "log_weights": self.log_weights,
+            "check_bits": self._seen.check,
         }
 
     def _pass(
