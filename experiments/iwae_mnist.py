@@ -82,7 +82,7 @@ def get_study():
             },
         },
         "rows": rows,
-        "analysis": {"name": "rows"},
+        "analysis": {"name": "rows", "over": "samples", "by": "kind"},
         "claims": [claim for metric in (METRIC, FIRST) for claim in orders(metric)],
         "scales": {
             "smoke": {

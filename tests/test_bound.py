@@ -190,6 +190,6 @@ def test_what_can_not_be_judged(module: Any, settings: dict[str, Any], message: 
 def test_bits_that_the_likelihood_is_not_of_are_refused_before_the_run() -> None:
     task = task_of(likelihood="discretized_logistic", binarize="none")
     context = context_of(task, batch_of(6))
-    with pytest.raises(UserError, match="binarize=.dynamic. makes bits, .* is of gray"):
+    with pytest.raises(UserError, match=r"binarize=.dynamic. makes bits, .* is of gray"):
         bound.make(context, split="test", samples=2)
     bound.make(context, split="test", samples=2, binarize="none")

@@ -551,6 +551,30 @@ def test_a_scale_with_a_metric_of_its_own_has_a_picture(tmp_path: Path) -> None:
         assert found == out.is_file() == drawn
 
 
+def test_scores_are_drawn_over_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "curve.py"
+    tags = '"tags": {"k": 5}'
+    text = TOY.replace('"scales": {', '"analysis": {"name": "rows", "over": "k"}, "scales": {')
+    path.write_text(text)
+    with pytest.raises(UserError, match="analysis over='k': row 'plain' has no such tag"):
+        study.read(path)
+    path.write_text(text.replace('"recipe": ', tags + ', "recipe": '))
+    read = study.read(path)
+    rows = [{"row": name, "metric": read.metric.name, "chosen": True, "point": {},
+             "published": None, "values": [1.0, 2.0], "mean": mean,
+             "interval_95": [mean - 0.5, mean + 0.25]}
+            for name, mean in (("plain", 3.0), ("ours", 2.0))]  # fmt: skip
+    seen: list[Any] = []
+
+    def errorbar(self: Any, xs: Any, ys: Any, yerr: Any, **rest: Any) -> None:
+        seen.append((xs, ys, yerr, rest["label"]))
+
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", errorbar)
+    out = tmp_path / "curve.png"
+    assert writeup.draw(read, read.scales["cpu"], {"rows": rows}, analyses.Found({}), out)
+    assert seen == [([5, 5], [3.0, 2.0], [(0.5, 0.5), (0.25, 0.25)], None)]
+
+
 def test_a_smoke_run_is_no_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = here / "experiments/results/toy"
     before = (home / "record.json").read_text()

@@ -173,19 +173,22 @@ def _write(
 def _page(study: Any, folder: Path) -> int:
     """Writes README.md from the record; words outside of what the command writes stay.
 
-    Claims are judged again, by the study as it is now.
+    Claims are judged again, by the study as it is now. A picture that is missing is drawn, where
+    the record has all that is in it.
     """
-    from aigc_jax.sweep import record, writeup
+    from aigc_jax.sweep import analyses, record, writeup
     from aigc_jax.train.storage import storage_errors, write_atomic
 
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: f"{name}.png" for name in study.scales if (folder / f"{name}.png").is_file()}
     found = record.load(folder / "record.json")
     for name in study.scales.keys() & found["scales"].keys():
-        found["scales"][name] = record.judged_again(
-            study, study.scales[name], found["scales"][name]
-        )
+        scale, out = study.scales[name], folder / f"{name}.png"
+        made = found["scales"][name] = record.judged_again(study, scale, found["scales"][name])
+        if not out.is_file() and (study.analysis or {"name": "rows"})["name"] == "rows":
+            with storage_errors(folder):
+                writeup.draw(study, scale, made, analyses.Found({}), out)
+    pictures = {name: f"{name}.png" for name in study.scales if (folder / f"{name}.png").is_file()}
     if found["scales"]:
         write_atomic(folder / "record.json", record.as_json(found))
     page = folder / "README.md"

@@ -93,11 +93,15 @@ def check(section: Mapping[str, Any], label: str) -> None:
 
 
 def check_claims(study: Any, label: str) -> None:
-    """Raises UserError for a claim of a quantity that the analysis can't find.
+    """Raises UserError for a claim of a quantity, or a tag, that the analysis can't find.
 
     Args:
       study: a `study.Study`. label: its file, for messages.
     """
+    for key in ("over", "by") if study.analysis and study.analysis["name"] == "rows" else ():
+        tag = study.analysis.get(key)
+        if tag and (lacking := [row.name for row in study.rows if tag not in row.tags]):
+            raise UserError(f"{label}: analysis {key}='{tag}': row '{lacking[0]}' has no such tag.")
     for i, claim in enumerate(study.claims):
         for name in (claim.quantity, claim.than):
             if isinstance(name, str):
@@ -159,13 +163,15 @@ def through(trials: Sequence[Any]) -> set[str]:
     return {t.row for t in trials} - {t.row for t in trials if t.state == "unfinished"}
 
 
-def rows(trials: Sequence[Any], study: Any) -> Found:
+def rows(trials: Sequence[Any], study: Any, over: str = "", by: str = "") -> Found:
     """Each row's score by seed, as quantities: for claims that one row is better than another.
 
     Of a tuned row, its best point's. A row with a trial whose numbers went bad is left out.
 
     Args:
       trials: `verdicts.Trial`s.
+      over, by: tags of the rows, for the picture: scores over the one, a line for each value of the
+        other. Without `over`, each row has a line of its own.
 
     Returns:
       "METRIC: ROW" for each metric of the study and each row.

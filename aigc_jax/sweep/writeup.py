@@ -281,6 +281,8 @@ def draw(study: Study, scale: Scale, record: Mapping[str, Any], found: Found, ou
     axes = canvas.add_subplot()
     if found.curves:
         _draw_curves(axes, found)
+    elif over := (study.analysis or {}).get("over"):
+        _draw_over(axes, study, metric, rows, over)
     else:
         _draw_rows(axes, metric, rows)
     axes.set_title(study.title, loc="left", fontsize=11, fontweight="bold")
@@ -304,6 +306,32 @@ def _draw_curves(axes: Any, found: Found) -> None:
 def _shade(axes: Any, curve: Curve, colour: str) -> None:
     if curve.lows:
         axes.fill_between(curve.xs, curve.lows, curve.highs, color=colour, alpha=0.15, linewidth=0)
+
+
+def _draw_over(
+    axes: Any, study: Study, metric: Metric, rows: Sequence[Mapping[str, Any]], over: str
+) -> None:
+    """Scores over a tag of the rows, with their intervals."""
+    tags = {row.name: row.tags for row in study.rows}
+    by = (study.analysis or {}).get("by", "")
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: float(tags[row["row"]][over])):
+        lines.setdefault(str(tags[row["row"]].get(by, "")), []).append(row)
+    for label, own in lines.items():
+        xs, means = [tags[p["row"]][over] for p in own], [_number(p["mean"]) for p in own]
+        ends = [[_number(end) for end in p["interval_95"]] for p in own]
+        size = [[m - low, high - m] for m, (low, high) in zip(means, ends, strict=True)]
+        axes.errorbar(xs, means, yerr=list(zip(*size, strict=True)), marker="o", capsize=3,
+                      label=label or None)  # fmt: skip
+    axes.set_xscale("log")
+    at = sorted({tags[row["row"]][over] for row in rows})
+    axes.set_xticks(at, [str(x) for x in at])
+    axes.minorticks_off()
+    axes.set_xlabel(over)
+    unit = f"\n[{metric.unit}]" if metric.unit else ""
+    axes.set_ylabel(f"{metric.name}{unit}", fontsize=8)
+    if by:
+        axes.legend(title=by, fontsize=8, frameon=False)
 
 
 def _draw_rows(axes: Any, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> None:
