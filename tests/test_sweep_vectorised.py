@@ -20,12 +20,13 @@ from test_resume import at
 from test_train_cli import FULL, disk
 
 from aigc_jax.cli import launch, together, train, wire
-from aigc_jax.core import config
+from aigc_jax.core import config, tree
 from aigc_jax.errors import UserError
 from aigc_jax.sweep import memory, plans, vectorised
 from aigc_jax.sweep.group import Group
 from aigc_jax.sweep.halving import Halving
 from aigc_jax.sweep.plans import Planned
+from aigc_jax.train import adapt
 from aigc_jax.train.signals import Signals
 
 RECIPE = "configs/lm/tiny_char.py"  # samples nothing, which would take most of the time
@@ -336,7 +337,7 @@ Group._evaluate_rows = meet
 def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(Path(__file__).resolve().parent.parent / "configs")
     whole = "configs/lm/shakespeare_char.py"  # with samples
-    typed = ["sweep", whole, "--seeds=2", *tiny.words(whole, "--config.run.steps=4")]
+    typed = ["sweep", whole, "--seeds=2", *tiny.words(whole, "--config.run.steps=20")]
     two = "import os; os.sched_getaffinity = lambda pid: {0, 1}"
     spread = process.aigc(*typed, "--workdir=spread", folder=tmp_path, first=TWO)
     assert spread.code == 0, spread.err
@@ -355,14 +356,26 @@ def test_trials_are_spread_over_the_cores_and_are_the_same_trials(tmp_path: Path
         for name in ("train/loss", "validation/loss"):
             for other in (a, c):
                 np.testing.assert_allclose(
-                    losses(toy.rows(other), name), losses(toy.rows(b), name), rtol=1e-4
+                    losses(toy.rows(other), name), losses(toy.rows(b), name), rtol=1e-6
                 )
+        # All of the state (parameters, moments, counts, keys), as near as on other meshes; and what
+        # they write.
+        ends = [adapt.read_state(run / "checkpoints/20/state") for run in (a, b, c)]
+        texts = [sorted((run / "samples").glob("*.txt")) for run in (a, b, c)]
+        assert texts[1]
+        for i in (0, 2):
+            pairs = zip(tree.named_leaves(ends[i]), tree.named_leaves(ends[1]), strict=True)
+            for (leaf, x), (_, y) in pairs:
+                most = float(np.abs(y).max(initial=0.01))
+                np.testing.assert_allclose(x, y, rtol=0, atol=3e-6 * most, err_msg=leaf)
+            assert [x.read_text() for x in texts[i]] == [y.read_text() for y in texts[1]]
 
 
 # Eight lanes ask for the parts of one tree that nobody has asked for before, again and again.
 LANES = """
 import sys, threading
 import jax.numpy as jnp
+from aigc_jax.train import adapt
 from aigc_jax.sweep import vectorised
 sys.setswitchinterval(1e-6)
 mesh, wrong = vectorised.mesh_of(8), []
