@@ -95,7 +95,7 @@ def get_study():
                 },
             },
             "cpu": {
-                "cost": "some 100 minutes of two CPU cores (20 to 50 a DCGAN without AVX-512,"
+                "cost": "90 to 180 minutes of two CPU cores (20 to 50 a DCGAN without AVX-512,"
                 " 7 with; 5 an MLP); needs MNIST and its classifier.",
             },
         },

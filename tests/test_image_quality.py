@@ -227,13 +227,30 @@ def test_the_floor_takes_other_rows_of_the_same_split_where_it_can(tmp_path: Pat
     assert not np.array_equal(first, pictures(1, 90)[:45])
 
 
+def test_a_floor_that_is_missing_is_told(tmp_path: Path) -> None:
+    warned: list[str] = []
+
+    def made(number: int, floors: bool) -> None:
+        handed = context(tmp_path / f"{number}-{floors}", warn=warned.append)
+        knobs = {**KNOBS, "split": "train", "number": number, "floors": floors}
+        image_quality.make(handed, **knobs)
+
+    made(50, True)
+    made(51, False)
+    assert not warned
+    made(51, True)
+    assert warned == [
+        "evals: there are no 51 other real images, so the scores have no floor of real ones;"
+        " number=50 would have."
+    ]
+
+
 def test_bad_input_is_said_before_the_run(tmp_path: Path) -> None:
     for changes, words in (
         ({"split": "test"}, "no split 'test'"),
         ({"number": 51}, "number=51 images, and 'validation' has 50"),
         ({"number": 1}, "expected 0 or more, 2 or more"),
         ({"resize": "clean"}, "resize='clean' is for extractor='inception'; 'classifier' is shown"),
-        ({"split": "train", "number": 51}, "no 51 other real images .* number=50 or fewer, or fl"),
         ({"every": -1}, "every=-1"),
         ({"scores": ("frechet", "fid")}, "no score 'fid'"),
         ({"kernel_size": 1000}, "too few for 'kernel', which needs 1000"),

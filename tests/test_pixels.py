@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from autoencoder import task_of
 
 from aigc_jax.data.base import Split
 from aigc_jax.errors import UserError
@@ -56,6 +57,17 @@ def test_a_likelihood_of_gray_values_gets_no_floors_of_bits() -> None:
     assert pixels.make(handed)(None, 0) == {}  # type: ignore[arg-type]
     assert not floors
     assert warned == ["evals: 'pixels' says what bits cost, and this task models none: no floors."]
+
+
+@pytest.mark.parametrize("name", ["vae", "vqvae"])
+def test_both_kinds_of_autoencoders_say_which_bits_they_are_of(name: str) -> None:
+    model = {"model": {"name": "vq_conv"}} if name == "vqvae" else {}
+    facts = {"shape": (28, 28, 1), "classes": 10, "unit": "images", "examples": {}}
+    gray = task_of(name, facts, likelihood="discretized_logistic", binarize="none", **model)
+    with pytest.raises(UserError, match="makes bits"):
+        gray.functions["check_bits"]("dynamic")
+    bits = task_of(name, facts, likelihood="bernoulli", binarize="dynamic", **model)
+    assert bits.functions["check_bits"]("dynamic") is None
 
 
 def test_what_has_no_images_is_answered() -> None:

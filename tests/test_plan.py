@@ -479,6 +479,13 @@ assert "as given" in said.getvalue() and "refused: run.batch_size=12" in said.ge
 with contextlib.redirect_stderr(io.StringIO()) as said:
     assert main([*ask, "--config.run.batch_size=1", "--config.data.context=7"]) == 2
 assert said.getvalue().startswith("aigc: run.batch_size=1 is not a multiple of the 8 parts")
+# Another mistake is no matter of the mesh: nothing is proposed.
+rules = "--config.mesh.rules=(('nosuch', ('fsdp',)),)"
+for sizes in ("--mesh=data:8", "--mesh=fsdp:8"):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([*ask, sizes, "--config.run.batch_size=16", rules]) == 2
+    assert said.getvalue().startswith("aigc: ") and "nosuch" in said.getvalue(), said.getvalue()
+    assert len(said.getvalue().splitlines()) == 1
 print("as by hand")
 """
 

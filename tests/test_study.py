@@ -15,6 +15,7 @@ import numpy as np
 import process
 import pytest
 import toy
+from matplotlib.axes import Axes
 from ml_collections import ConfigDict
 
 from aigc_jax.cli import launch, train, verify, wire
@@ -553,26 +554,41 @@ def test_a_scale_with_a_metric_of_its_own_has_a_picture(tmp_path: Path) -> None:
 
 def test_scores_are_drawn_over_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "curve.py"
-    tags = '"tags": {"k": 5}'
     text = TOY.replace('"scales": {', '"analysis": {"name": "rows", "over": "k"}, "scales": {')
     path.write_text(text)
     with pytest.raises(UserError, match="analysis over='k': row 'plain' has no such tag"):
         study.read(path)
-    path.write_text(text.replace('"recipe": ', tags + ', "recipe": '))
+    for name, k, kind in (("plain", 50, "a"), ("tuned", 7, "b"), ("ours", 5, "a")):
+        text = text.replace(f'"{name}", ', f'"{name}", "tags": {{"k": {k}, "kind": "{kind}"}}, ')
+    for wrong, words in (
+        ('"over": "kind"', "logarithmic axis, and row 'plain' has 'a'"),
+        ('"by": "kind"', "say which by 'over'"),
+    ):
+        path.write_text(text.replace('"over": "k"', wrong))
+        with pytest.raises(UserError, match=words):
+            study.read(path)
+    path.write_text(text.replace('"over": "k"', '"over": "k", "by": "kind"'))
     read = study.read(path)
+    means = {"plain": 3.0, "tuned": 1.0, "ours": 2.0, "gone": 9.0}
     rows = [{"row": name, "metric": read.metric.name, "chosen": True, "point": {},
              "published": None, "values": [1.0, 2.0], "mean": mean,
              "interval_95": [mean - 0.5, mean + 0.25]}
-            for name, mean in (("plain", 3.0), ("ours", 2.0))]  # fmt: skip
+            for name, mean in means.items()]  # fmt: skip
     seen: list[Any] = []
 
-    def errorbar(self: Any, xs: Any, ys: Any, yerr: Any, **rest: Any) -> None:
-        seen.append((xs, ys, yerr, rest["label"]))
+    drawn = Axes.errorbar
 
-    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", errorbar)
+    def errorbar(self: Any, xs: Any, ys: Any, yerr: Any, **rest: Any) -> Any:
+        seen.append((xs, ys, yerr, rest["label"]))
+        return drawn(self, xs, ys, yerr, **rest)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
     out = tmp_path / "curve.png"
     assert writeup.draw(read, read.scales["cpu"], {"rows": rows}, analyses.Found({}), out)
-    assert seen == [([5, 5], [3.0, 2.0], [(0.5, 0.5), (0.25, 0.25)], None)]
+    assert seen == [
+        ([5, 50], [2.0, 3.0], [(0.5, 0.5), (0.25, 0.25)], "a"),
+        ([7], [1.0], [(0.5,), (0.25,)], "b"),
+    ]
 
 
 def test_a_smoke_run_is_no_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

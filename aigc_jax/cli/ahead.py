@@ -254,29 +254,30 @@ def _proposal(
     """Finds what fits the target, best first, and compiles it to confirm; None if nothing does.
 
     Raises:
-      UserError: `refused`, where no mesh divides what the recipe has.
+      UserError: `refused`, where nothing that was tried compiles.
     """
     from aigc_jax.train import proposals
 
     paper, count = given.paper(), given.numbers["devices"]
     if paper is None:
-        tries = _plainly(given)[bool(refused) :]
+        tries = _plainly(given)
     else:
         shape, plan = paper
         found = proposals.search(shape, plan.rows, plan.accumulate, count, device)
         base = config.to_dict(config.load(args.config, args.overrides))
-        if proposals.smallest(shape, plan.rows, plan.accumulate, count, device):
-            refused = ""  # some mesh divides it; whether one fits is the question
+        if not found and proposals.smallest(shape, plan.rows, plan.accumulate, count, device):
+            return None  # some mesh divides it, and none fits
         tries = [_words(one, base, bool(args.mesh)) for one in found[:_TRIES]]
     for words in tries:
+        made = given
         if words:
-            made = Planned(wire.parts(config.load(args.config, [*args.overrides, *words])))
             try:
-                made.compile()
-            except UserError:  # nor does this mesh divide it
+                cfg = config.load(args.config, [*args.overrides, *words])
+                made = Planned(wire.parts(cfg)).compile()
+            except UserError:  # a mesh that does not go with the rest of the recipe either
                 continue
-        else:
-            made = given
+        elif refused:
+            continue
         refused = ""
         estimated = made.on(device, budget)
         if estimated["fits"]:

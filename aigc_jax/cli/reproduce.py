@@ -163,10 +163,10 @@ def _write(
     if not merged["trials"]:
         return
     whole["scales"][scale.name] = merged
+    write_atomic(folder / "record.json", record.as_json(whole))
     with storage_errors(folder):
         writeup.draw(study, scale, merged, found, folder / f"{scale.name}.png")
     # The page last: whoever finds it finds what it speaks of.
-    write_atomic(folder / "record.json", record.as_json(whole))
     _page(study, folder)
 
 

@@ -142,8 +142,9 @@ def advice(built: Parts) -> str:
         return ""
     return (
         f"mesh.fsdp={size} with unrolled layers: the state is split, and yet each device may gather"
-        " all parameters at the beginning of a step and hold them to its end; --config.task.model."
-        "scan=True gathers them layer by layer (checkpoints of one form go on in the other)."
+        " all parameters at the beginning of a step and hold them to its end;"
+        " --config.task.model.scan=True gathers them layer by layer (a run that has begun:"
+        " --allow-change=task.model.scan)."
     )
 
 

@@ -57,7 +57,7 @@ def make(
 
     Args:
       context: what the wiring knows; reads `data`, `sample`, `knobs`, `functions`, `extractor`,
-        `last_step`, `keep`, `add_floors` and `add_protocol`.
+        `last_step`, `keep`, `add_floors`, `add_protocol` and `warn`.
       extractor: "inception" with published weights; "classifier" or "run", a network trained here.
       weights: a file for Inception, else a run folder.
       weights_sha256: what they must have; "" for the published ones, or any for a run.
@@ -72,7 +72,8 @@ def make(
       truncation, standing: how samples are drawn; see `evals.drawing`.
       seed: of the samples and of the choice of real images.
       floors: whether real data, noise and the mean image are scored too; once per data set. It
-        takes as many real images again, of this split or another one.
+        takes as many real images again, of this split or another one; where there are not so many,
+        a warning says that this level is missing.
       title: what the scores stand under; "" for the extractor's kind.
       kernel_subsets, kernel_size: see `metrics.kernel`. score_splits: see `metrics.score`.
       precision_k, density_k: see `metrics.manifold`. infinity_points: see `metrics.frechet`.
@@ -80,7 +81,7 @@ def make(
 
     Raises:
       UserError: before the run: a task that does not sample images, no such split or score, too few
-        images for a score or for the floor, a resizing for a network that has none, weights that
+        images for a score, a resizing for a network that has none, weights that
         are not there or not the right ones.
     """
     settings = Settings(
@@ -98,9 +99,9 @@ def make(
         )
     reals = Reals(context.data, split, number, seed)
     if floors and reals.others() is None:
-        raise UserError(
-            f"evals: there are no {number} other real images to score as the floor; take"
-            f" number={reals.most} or fewer, or floors=False."
+        context.warn(
+            f"evals: there are no {number} other real images, so the scores have no floor of real"
+            f" ones; number={reals.most} would have."
         )
     found = context.extractor(
         {"kind": extractor, "weights": weights, "sha256": weights_sha256, "resize": resize}

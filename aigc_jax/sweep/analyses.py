@@ -98,14 +98,30 @@ def check_claims(study: Any, label: str) -> None:
     Args:
       study: a `study.Study`. label: its file, for messages.
     """
-    for key in ("over", "by") if study.analysis and study.analysis["name"] == "rows" else ():
-        tag = study.analysis.get(key)
-        if tag and (lacking := [row.name for row in study.rows if tag not in row.tags]):
-            raise UserError(f"{label}: analysis {key}='{tag}': row '{lacking[0]}' has no such tag.")
+    if study.analysis and study.analysis["name"] == "rows":
+        _check_tags(study, label)
     for i, claim in enumerate(study.claims):
         for name in (claim.quantity, claim.than):
             if isinstance(name, str):
                 _check_quantity(name, study, f"{label}: claim {i}")
+
+
+def _check_tags(study: Any, label: str) -> None:
+    over, by = (study.analysis.get(key, "") for key in ("over", "by"))
+    if by and not over:
+        raise UserError(f"{label}: analysis by='{by}' draws lines over a tag; say which by 'over'.")
+    for row in study.rows:
+        for key, tag in (("over", over), ("by", by)):
+            if tag and tag not in row.tags:
+                raise UserError(
+                    f"{label}: analysis {key}='{tag}': row '{row.name}' has no such tag."
+                )
+        value = row.tags.get(over, 1)
+        if not isinstance(value, int | float) or value <= 0:
+            raise UserError(
+                f"{label}: analysis over='{over}' draws on a logarithmic axis, and row"
+                f" '{row.name}' has {value!r}."
+            )
 
 
 def _check_quantity(name: str, study: Any, where: str) -> None:

@@ -311,8 +311,9 @@ def _shade(axes: Any, curve: Curve, colour: str) -> None:
 def _draw_over(
     axes: Any, study: Study, metric: Metric, rows: Sequence[Mapping[str, Any]], over: str
 ) -> None:
-    """Scores over a tag of the rows, with their intervals."""
+    """Scores over a tag of the rows, with their intervals; of the rows that the study has today."""
     tags = {row.name: row.tags for row in study.rows}
+    rows = [row for row in rows if row["row"] in tags]
     by = (study.analysis or {}).get("by", "")
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: float(tags[row["row"]][over])):

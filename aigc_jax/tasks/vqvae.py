@@ -175,4 +175,5 @@ def _functions(apply: Any, pixels: Any, seen: Observed) -> dict[str, Any]:
         "decode_codes": decode_codes,
         "reconstruct": reconstruct,
         "features": features,
+        "check_bits": seen.check,
     }

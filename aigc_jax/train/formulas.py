@@ -182,7 +182,8 @@ def _copied(shape: Shape, plan: Plan) -> float:
     """Numbers of the parameters that stand beside the state: gathered, narrowed, or sliced.
 
     Scanned layers have those of the layer at work, and of its gradient. Unrolled ones give the
-    compiler no order: XLA on CPUs (jaxlib 0.10.2) gathers all at the beginning of a step.
+    compiler no order: XLA on CPUs (jaxlib 0.10.2) gathers all at the beginning of a step, and holds
+    them up to twice more where it computes again or accumulates, which is not counted.
     """
     if shape.scan:
         return 2 * shape.block + shape.table

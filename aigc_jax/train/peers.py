@@ -267,8 +267,9 @@ class Star(Alone):
                 met, where = self._met, whereabouts.main_thread()
                 self._send_all({"turn": met, "where": where})
                 self._standstill.note(self.index, met, where, now)
-                if self.index == 0 and (words := self._standstill.words(self._names, now)):
-                    self.on_hung(words)
+                words = self._standstill.words(self._names, self._done, now)
+                with contextlib.suppress(Exception):  # there may be nobody to read it
+                    self.on_hung(words) if words and self.index == 0 else None
             if self.index and not self._passed_on and (reason := self.asked()):
                 self._passed_on = True
                 self._send(0, {"asks": f"{reason} of process {self.index}"})

@@ -4,7 +4,7 @@ import inspect
 import sys
 import sysconfig
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -57,14 +57,15 @@ class Standstill:
             self._since = now
         self._at[number] = turn, where
 
-    def words(self, names: Mapping[int, str], now: float) -> str:
-        """Says who is where, if it is time to; else ""."""
+    def words(self, names: Mapping[int, str], done: Container[int], now: float) -> str:
+        """Says who is where, but for those that are done, if it is time to; else ""."""
         if now - self._since < self._patience:
             return ""
         self._since = now
         places = "; ".join(
             f"{names[number]} is at {where or 'no line of ours'}"
             for number, (_, where) in sorted(self._at.items())
+            if number not in done
         )
         return (
             f"the processes have not met for {self._patience:g} s: {places}. One that is not where"
