@@ -29,7 +29,7 @@ from aigc_jax.train.storage import storage_errors, write_atomic
 Notes = dict[str, Any]
 _managers = ocp.checkpoint_managers
 _PART = 1 << 22  # bytes that are hashed at once
-_REST = 2.0  # and so much of the time that it took there is rest
+_REST = 4.0  # and so many times as long as it took there is rest
 
 
 def _raw(state: Any) -> Any:
@@ -53,7 +53,7 @@ def _unshared(state: Any) -> Any:
 
 
 def _file_hashes(folder: Path, hurry: threading.Event | None = None) -> dict[str, str]:
-    """SHA-256 of all files. With `hurry`, at a third of the speed until it is set: steps are beside
+    """SHA-256 of all files. With `hurry`, at a fifth of the speed until it is set: steps are beside
     it, and wait for the same memory.
     """
     hashes = {}
