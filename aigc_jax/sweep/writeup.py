@@ -348,4 +348,4 @@ def _draw_rows(axes: Any, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> 
         axes.plot([], [], "D", color="#c2521b", label="published")
     axes.set_yticks(range(len(rows)), [_named(row) for row in reversed(rows)], fontsize=8)
     axes.set_xlabel(f"{metric.name} {f'[{metric.unit}]' if metric.unit else ''}")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8)  # framed: its mark is no row

@@ -17,8 +17,8 @@ found: a third of the samples are then good strokes and no digits (after five ep
 4).
 
 Machine and time: two CPU cores with AVX-512, 45 ms a step, 7 minutes; twice that with other work on
-them. Expected of `:judged`: all ten classes, cfd 1.9 to 2.6 (three seeds, judged by two trainings
-of the classifier; real digits 1.4, noise 685), precision 0.81, recall 0.79; see
+them. Expected of `:judged`: all ten classes, cfd 2.25 (1.52 to 2.98, three seeds; real digits 1.4,
+noise 683), precision 0.80, recall 0.79; see
 experiments/results/gan_mnist. `:conditional` was not run with its dense layers.
 
 Source: InfoGAN's networks for MNIST (Chen et al. 2016, arXiv:1606.03657, appendix C.1) at half of
