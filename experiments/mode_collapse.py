@@ -96,6 +96,5 @@ def get_study():
                 "judged": False,
             },
         },
-        "notes": "The floors in the tables are those of the ring; the grid's real data has 25 modes"
-        " and noise hits 20 to 24 of them with 2 to 3 % good samples.",
+        "notes": "Noise hits 24 of the grid's 25 modes: read them with the quality.",
     }

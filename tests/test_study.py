@@ -552,6 +552,36 @@ def test_a_scale_with_a_metric_of_its_own_has_a_picture(tmp_path: Path) -> None:
         assert found == out.is_file() == drawn
 
 
+def test_rows_of_other_data_stand_between_their_own_levels(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(TOY.replace('"floors": {"uniform": 3.0}, ', ""))
+    read = study.read(path)
+    metric = read.metric.name
+
+    def row(name: str) -> dict[str, Any]:
+        return {"row": name, "metric": metric, "chosen": True, "point": {}, "published": None,
+                "values": {"0": 1.0}, "mean": 1.0, "interval_95": [1.0, 1.0], "diverged": 0,
+                "verdict": ""}  # fmt: skip
+
+    def shown(floors: dict[str, Any]) -> list[str]:
+        found = {"floors": {metric: floors}, "rows": [row("plain"), row("ours")]}
+        lines = writeup._table(read, read.scales["cpu"], read.metric, found).splitlines()[4:]
+        cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in lines]
+        return [name + (f" {value}" if name[0] == "*" else "") for name, _, value in cells]
+
+    stated = {"stated_floors": {}, "stated_ceilings": {"oracle": 0.1}}
+    old = {**stated, "measured": {"real": 8.0}}
+    assert shown(old) == ["*real* 8.000", "*oracle* 0.100", "plain", "tuned", "ours"]
+    fresh = {**stated, "measured": {"ours": {"real": 25.0}}}
+    both = record._joined_floors(old, fresh, ["plain", "ours"])
+    assert both["measured"] == {"plain": {"real": 8.0}, "ours": {"real": 25.0}}
+    assert record._joined_floors(both, {**stated, "measured": {}}, ["plain"]) == both
+    assert shown(both) == [
+        "*real* 8.000", "*oracle* 0.100", "plain", "tuned",
+        "*real* 25.000", "*oracle* 0.100", "ours",
+    ]  # fmt: skip
+
+
 def test_scores_are_drawn_over_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "curve.py"
     text = TOY.replace('"scales": {', '"analysis": {"name": "rows", "over": "k"}, "scales": {')

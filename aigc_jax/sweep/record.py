@@ -5,7 +5,7 @@ again, and no path of the machine that made them.
 import hashlib
 import json
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +135,29 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 
 def _floors(study: Study, ran: Sequence[Trial]) -> dict[str, Any]:
-    """What trivial models and the data itself get: as stated, and as the runs have measured."""
+    """What trivial models and the data itself get: as stated, and as the runs of each row, which
+    may have data of their own, have measured it.
+    """
     found: dict[str, Any] = {
-        name: {"stated_floors": dict(metric.floors), "stated_ceilings": dict(metric.ceilings)}
+        name: {"stated_floors": dict(metric.floors), "stated_ceilings": dict(metric.ceilings),
+               "measured": {}}
         for name, metric in study.metrics.items()
-    }
+    }  # fmt: skip
     for trial in ran:
         for name, levels in trial.run.floors.items() if trial.run else ():
-            if name in found and "measured" not in found[name]:
-                found[name]["measured"] = levels
+            if name in found:
+                found[name]["measured"].setdefault(trial.row, levels)
     return found
+
+
+def _joined_floors(
+    before: Mapping[str, Any], fresh: Mapping[str, Any], rows: Iterable[str]
+) -> dict[str, Any]:
+    """The levels of one metric after a start that may have run some of the rows alone."""
+    kept = before.get("measured", {})
+    if any(not isinstance(value, Mapping) for value in kept.values()):
+        kept = dict.fromkeys(rows, kept)
+    return {**before, **fresh, "measured": {**kept, **fresh["measured"]}}
 
 
 def _environment(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,7 +283,12 @@ def merged(
     for name in joined & before["bands"].keys():
         if before["bands"][name]["seeds"] > bands_.get(name, {"seeds": 0})["seeds"]:
             bands_[name] = before["bands"][name]
-    floors = {n: {**before["floors"].get(n, {}), **said} for n, said in fresh["floors"].items()}
+    floors = {
+        name: _joined_floors(
+            before["floors"].get(name, {}), said, {row["row"] for row in before["rows"]}
+        )
+        for name, said in fresh["floors"].items()
+    }
     found = _quantities(before)
     whole = {**fresh, "quantities": {**found, **fresh["quantities"]}, "rows": rows,
              "trials": [*kept, *new], "bands": bands_, "floors": floors}  # fmt: skip

@@ -183,10 +183,7 @@ def _interval(q: Mapping[str, Any]) -> str:
 
 def _table(study: Study, scale: Scale, metric: Metric, record: Mapping[str, Any]) -> str:
     """One metric's rows between their references; "" where this scale has none to show."""
-    levels = record["floors"].get(metric.name, {})
-    refs = {**levels.get("stated_floors", {}), **levels.get("measured", {}),
-            **levels.get("stated_ceilings", {})}  # fmt: skip
-    rows = [f"| *{name}* | | {figure(_number(value))} | | |" for name, value in refs.items()]
+    rows: list[str] = []
     order = {row.name: i for i, row in enumerate(study.rows)}
     shown = metric.name == (scale.metric or study.metric.name)
     chosen = [
@@ -208,7 +205,14 @@ def _table(study: Study, scale: Scale, metric: Metric, record: Mapping[str, Any]
     ]  # fmt: skip
     if not chosen:
         return ""
+    around: dict[str, float] | None = None
     for row in sorted(chosen, key=lambda r: order.get(r["row"], len(order))):
+        own = _levels(record["floors"].get(metric.name, {}), row["row"])
+        if around is None or (row["values"] and own != around):
+            rows += [
+                f"| *{name}* | | {figure(_number(value))} | | |" for name, value in own.items()
+            ]
+            around = own
         tolerance = f" ± {figure(row['tolerance'])}" if row["published"] is not None else ""
         rows.append(
             f"| {_named(row)} | {figure(row['published'])}{tolerance} | {ours(row)} |"
@@ -216,6 +220,18 @@ def _table(study: Study, scale: Scale, metric: Metric, record: Mapping[str, Any]
         )
     head = [f"`{metric.name}`", "", "| row | paper | ours (95 %) | seeds | verdict |"]
     return "\n".join([*head, "|---|---|---|---|---|", *rows])
+
+
+def _levels(found: Mapping[str, Any], row: str) -> dict[str, float]:
+    """Returns what stands around a row's score: {label: value}, floors first.
+
+    Args:
+      found: of one metric, from a record's "floors". Older ones have one set for all rows.
+    """
+    measured = found.get("measured", {})
+    if any(isinstance(value, Mapping) for value in measured.values()):
+        measured = measured.get(row, {})
+    return {**found.get("stated_floors", {}), **measured, **found.get("stated_ceilings", {})}
 
 
 def _is_tuned(study: Study, row: Mapping[str, Any]) -> bool:
