@@ -481,9 +481,15 @@ with contextlib.redirect_stderr(io.StringIO()) as said:
 assert said.getvalue().startswith("aigc: run.batch_size=1 is not a multiple of the 8 parts")
 # Another mistake is no matter of the mesh: nothing is proposed.
 rules = "--config.mesh.rules=(('nosuch', ('fsdp',)),)"
-for sizes in ("--mesh=data:8", "--mesh=fsdp:8"):
+from types import SimpleNamespace
+from aigc_jax.train import proposals
+search = proposals.search
+as_given = [SimpleNamespace(plan=formulas.Plan({"data": 8}, 16, 1, "none"))]
+for sizes in ([], ["--mesh=data:8"], ["--mesh=fsdp:8"]):
+    # The first time, what is proposed is what was given and refused.
+    proposals.search = search if sizes else lambda *a: as_given
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        assert main([*ask, sizes, "--config.run.batch_size=16", rules]) == 2
+        assert main([*ask, *sizes, "--config.run.batch_size=16", rules]) == 2
     assert said.getvalue().startswith("aigc: ") and "nosuch" in said.getvalue(), said.getvalue()
     assert len(said.getvalue().splitlines()) == 1
 print("as by hand")
