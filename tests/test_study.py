@@ -570,12 +570,14 @@ def test_rows_of_other_data_stand_between_their_own_levels(tmp_path: Path) -> No
         return [name + (f" {value}" if name[0] == "*" else "") for name, _, value in cells]
 
     stated = {"stated_floors": {}, "stated_ceilings": {"oracle": 0.1}}
-    old = {**stated, "measured": {"real": 8.0}}
+    # As older records have it: one set for all rows.
+    file, rows = tmp_path / "record.json", [row("plain"), row("ours")]
+    scale = {"rows": rows, "floors": {metric: {**stated, "measured": {"real": 8.0}}}}
+    file.write_text(json.dumps({"format": record.FORMAT, "scales": {"cpu": scale}}))
+    old = record.load(file)["scales"]["cpu"]["floors"][metric]
+    assert old["measured"] == {"plain": {"real": 8.0}, "ours": {"real": 8.0}}
     assert shown(old) == ["*real* 8.000", "*oracle* 0.100", "plain", "tuned", "ours"]
-    fresh = {**stated, "measured": {"ours": {"real": 25.0}}}
-    both = record._joined_floors(old, fresh, ["plain", "ours"])
-    assert both["measured"] == {"plain": {"real": 8.0}, "ours": {"real": 25.0}}
-    assert record._joined_floors(both, {**stated, "measured": {}}, ["plain"]) == both
+    both = {**stated, "measured": {**old["measured"], "ours": {"real": 25.0}}}
     assert shown(both) == [
         "*real* 8.000", "*oracle* 0.100", "plain", "tuned",
         "*real* 25.000", "*oracle* 0.100", "ours",

@@ -81,8 +81,8 @@ def make(
 
     Raises:
       UserError: before the run: a task that does not sample images, no such split or score, too few
-        images for a score, a resizing for a network that has none, weights that
-        are not there or not the right ones.
+        images for a score, a resizing for a network that has none, weights that are not there or
+        not the right ones.
     """
     settings = Settings(
         tuple(scores), kernel_subsets, kernel_size, score_splits, precision_k, density_k,

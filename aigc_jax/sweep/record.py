@@ -5,7 +5,7 @@ again, and no path of the machine that made them.
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +150,12 @@ def _floors(study: Study, ran: Sequence[Trial]) -> dict[str, Any]:
     return found
 
 
-def _joined_floors(
-    before: Mapping[str, Any], fresh: Mapping[str, Any], rows: Iterable[str]
-) -> dict[str, Any]:
-    """The levels of one metric after a start that may have run some of the rows alone."""
-    kept = before.get("measured", {})
-    if any(not isinstance(value, Mapping) for value in kept.values()):
-        kept = dict.fromkeys(rows, kept)
-    return {**before, **fresh, "measured": {**kept, **fresh["measured"]}}
+def _by_row(scale: dict[str, Any]) -> None:
+    """Gives each row of an older record the levels that were then kept once for all rows."""
+    for found in scale["floors"].values():
+        kept = found.setdefault("measured", {})
+        if any(not isinstance(value, Mapping) for value in kept.values()):
+            found["measured"] = dict.fromkeys((row["row"] for row in scale["rows"]), kept)
 
 
 def _environment(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,6 +253,8 @@ def load(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} holds no valid JSON ({error}); was it edited?") from None
     if isinstance(found, dict) and found.get("format") == FORMAT and "scales" in found:
+        for scale in found["scales"].values():
+            _by_row(scale)
         return found
     return {**empty, "earlier": found}
 
@@ -283,12 +283,11 @@ def merged(
     for name in joined & before["bands"].keys():
         if before["bands"][name]["seeds"] > bands_.get(name, {"seeds": 0})["seeds"]:
             bands_[name] = before["bands"][name]
-    floors = {
-        name: _joined_floors(
-            before["floors"].get(name, {}), said, {row["row"] for row in before["rows"]}
-        )
-        for name, said in fresh["floors"].items()
-    }
+    floors = {}
+    for name, said in fresh["floors"].items():
+        earlier = before["floors"].get(name, {})
+        measured = {**earlier.get("measured", {}), **said["measured"]}
+        floors[name] = {**earlier, **said, "measured": measured}
     found = _quantities(before)
     whole = {**fresh, "quantities": {**found, **fresh["quantities"]}, "rows": rows,
              "trials": [*kept, *new], "bands": bands_, "floors": floors}  # fmt: skip

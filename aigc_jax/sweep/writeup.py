@@ -226,11 +226,9 @@ def _levels(found: Mapping[str, Any], row: str) -> dict[str, float]:
     """Returns what stands around a row's score: {label: value}, floors first.
 
     Args:
-      found: of one metric, from a record's "floors". Older ones have one set for all rows.
+      found: of one metric, from a record's "floors".
     """
-    measured = found.get("measured", {})
-    if any(isinstance(value, Mapping) for value in measured.values()):
-        measured = measured.get(row, {})
+    measured = found.get("measured", {}).get(row, {})
     return {**found.get("stated_floors", {}), **measured, **found.get("stated_ceilings", {})}
 
 

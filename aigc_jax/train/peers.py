@@ -95,7 +95,7 @@ class Star(Alone):
         self._turns: dict[str, int] = {}
         self._told: queue.Queue[tuple[Any, Any]] = queue.Queue()
         self._brought: dict[str, dict[int, Any]] = {}
-        self._standstill = whereabouts.Standstill(hung)
+        self._still = whereabouts.Standstill(hung)
         self._change, self._lock = threading.Condition(), threading.Lock()
         self._failed: tuple[str, int, float] | None = None
         self._leaving = self._passed_on = False
@@ -266,10 +266,10 @@ class Star(Alone):
                 pinged = now
                 met, where = self._met, whereabouts.main_thread()
                 self._send_all({"turn": met, "where": where})
-                self._standstill.note(self.index, met, where, now)
-                words = self._standstill.words(self._names, self._done, now)
-                with contextlib.suppress(Exception):  # there may be nobody to read it
-                    self.on_hung(words) if words and self.index == 0 else None
+                self._still.note(self.index, met, where, now)
+                if self.index == 0 and (words := self._still.words(self._names, self._done, now)):
+                    with contextlib.suppress(Exception):  # there may be nobody to read it
+                        self.on_hung(words)
             if self.index and not self._passed_on and (reason := self.asked()):
                 self._passed_on = True
                 self._send(0, {"asks": f"{reason} of process {self.index}"})
@@ -299,7 +299,7 @@ class Star(Alone):
                 self._brought.setdefault(message["brings"], {})[number] = message["value"]
                 self._change.notify_all()
         elif "turn" in message:
-            self._standstill.note(number, message["turn"], message["where"], self._heard[number])
+            self._still.note(number, message["turn"], message["where"], self._heard[number])
         elif "asks" in message:
             self.on_asked(message["asks"])
         elif "lost" in message:
